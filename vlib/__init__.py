@@ -1,0 +1,1 @@
+"""The models of *Virtualization You Can Run*: one module, one mechanism."""
