@@ -1,12 +1,76 @@
+# One command a job; `make` alone lists them. README.md has the same in plain pip lines.
 PYTHON ?= python3
 VENV := .venv
-PY := $(VENV)/bin/python
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+SITE := _build/html
+PORT ?= 8000
+POINTS ?=
+BUILD := $(BIN)/jupyter-book build . -W -n --keep-going
+# The build forks kernels: two pages of numpy on two cores are quickest with one thread each.
+export OMP_NUM_THREADS ?= 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-$(VENV)/.course: requirements.txt pyproject.toml
+.PHONY: help book page serve lab test zip bench bench-grading fidelity audit clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 24
+
+book: $(VENV)/.course  ## set up, build the site, say where to open it
+	@$(BUILD)
+	@echo "The site is built. Open $(CURDIR)/$(SITE)/index.html, or run: make serve"
+
+page: $(VENV)/.course  ## build one chapter alone: make page CH=08
+	@test -n "$(CH)" && ls book/ch$(CH)_*.md >/dev/null || { echo "CH=$(CH): no such chapter; try one of" book/ch*.md; exit 2; }
+	@mkdir -p _build
+	@printf 'format: jb-book\nroot: %s\n' $(basename $(wildcard book/ch$(CH)_*.md)) > _build/page.yml
+	@$(BIN)/jupyter-book build . --toc _build/page.yml --path-output _build/page
+	@echo "Open $(CURDIR)/_build/page/_build/html/index.html"
+
+serve: book  ## serve the site on this machine only: make serve PORT=8000
+	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+lab: $(VENV)/.course  ## open the labs in JupyterLab, in your own copies in work/
+	$(BIN)/vlib lab work
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --ServerApp.preferred_dir=work
+
+test: $(VENV)/.tests book  ## check the style and run every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PY) -m pytest -n 2 --dist loadfile
+
+zip: book  ## put the site and the labs into one file for use offline, in dist/
+	rm -rf dist && mkdir -p dist/virtualization-you-can-run/labs
+	cp -r $(SITE) dist/virtualization-you-can-run/site
+	cp $(SITE)/notebooks/lab*.ipynb dist/virtualization-you-can-run/labs/ || true
+	cp -r vlib requirements.txt pyproject.toml README.md LICENSE LICENSE-TEXT dist/virtualization-you-can-run/
+	find dist -name __pycache__ -prune -exec rm -rf {} +
+	$(PY) -m zipfile -c dist/virtualization-you-can-run.zip dist/virtualization-you-can-run
+	@echo "$(CURDIR)/dist/virtualization-you-can-run.zip"
+
+bench: $(VENV)/.tests  ## measure the models
+	$(PY) -m bench.models
+
+bench-grading: $(VENV)/.tests  ## measure the marking
+	$(PY) -m bench.grading
+
+fidelity: $(VENV)/.course  ## predicted beside measured migrations: make fidelity POINTS=file.json
+	$(PY) -m bench.fidelity $(POINTS)
+
+audit: $(VENV)/.tests book  ## lighthouse and axe-core on the built site (needs node, npm and chromium)
+	$(PY) -m bench.audit
+
+clean:  ## forget what was built; the environment and work/ stay
+	rm -rf _build dist
+
+$(VENV)/.course: requirements.txt pyproject.toml book/_ext/overrides.json
+	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or newer is needed; this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -r requirements.txt
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	cp book/_ext/overrides.json $(VENV)/share/jupyter/lab/settings/
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.course tests/requirements.txt
-	$(PY) -m pip install -r tests/requirements.txt
+	$(PY) -m pip install --disable-pip-version-check -r tests/requirements.txt
 	touch $@

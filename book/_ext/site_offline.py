@@ -1,0 +1,91 @@
+"""The few lines of Sphinx that make the site work offline, small, and free of the answers."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import jupytext
+
+# Scripts and styles that Jupyter Book adds to every page and that nothing here uses (thebe would ask another host).
+UNUSED = ("thebe", "design-tabs", "sphinx-design")
+
+
+def setup(app):
+    """Connect the steps below."""
+    os.environ["VLIB_SITE"] = "1"  # inherited by the kernels of the build: vlib.explore writes HTML
+    app.connect("config-inited", key_cache)
+    app.connect("source-read", hide_answers)
+    app.connect("html-page-context", trim, priority=900)
+    app.connect("build-finished", write_notebooks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def key_cache(app, config):
+    """Keep outputs in a folder named for the models: the cache itself looks at the cells of a page only."""
+    root = Path(app.srcdir)
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("vlib/**/*.py"), root / "requirements.txt"]):
+        if path.exists():
+            digest.update(path.read_bytes())
+    config.nb_execution_cache_path = str(Path(app.outdir).parent / f".jupyter_cache-{digest.hexdigest()[:12]}")
+
+
+def hide_answers(app, docname, source):
+    """Show a lab as the student gets it, without the targets of its predict tasks."""
+    if docname.startswith("labs/"):
+        source[0] = json.dumps(student(source[0]))
+
+
+def student(text):
+    """Return the student's copy of a lab, as the notebook's JSON."""
+    from vlib.grading.notebook import student_copy
+
+    return student_copy(json.loads(text))
+
+
+def trim(app, pagename, templatename, context, doctree):
+    """Drop what a page does not use, and offer its notebook."""
+    body = context.get("body", "")
+    unused = UNUSED if "live-figure" in body else (*UNUSED, "explore.js")
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context[kind] if not any(name in describe(file) for name in unused)]
+    # What is left of thebe: its settings, and the name of the kernel.
+    context["body"] = re.sub(r'<script type="text/x-thebe-config">.*?</script>\s*<script>.*?</script>', "", body, flags=re.S)
+    if is_notebook(app, pagename):
+        name = pagename.rpartition("/")[2]
+        context["header_buttons"].append(
+            {
+                "type": "link",
+                "url": f"{context['pathto']('notebooks', 1)}/{name}.ipynb",
+                "text": "",
+                "tooltip": "Download this page as a notebook",
+                "icon": "fas fa-download",
+                "label": "download-notebook-button",
+            }
+        )
+
+
+def describe(file):
+    """Return the name of a script or style, or what it says if it is written into the page."""
+    return f"{file.filename} {getattr(file, 'attributes', {}).get('body')}"
+
+
+def is_notebook(app, pagename):
+    return pagename in app.env.metadata and "kernelspec" in app.env.metadata[pagename]
+
+
+def write_notebooks(app, error):
+    """Write each page that runs as a notebook without outputs, and each lab as the student's copy."""
+    if error or app.builder.format != "html":
+        return
+    folder = Path(app.outdir) / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for page in filter(lambda name: is_notebook(app, name), sorted(app.env.found_docs)):
+        source = Path(app.env.doc2path(page))
+        if page.startswith("labs/"):
+            text = json.dumps(student(source.read_text(encoding="utf-8")), indent=1, ensure_ascii=False)
+        else:
+            text = jupytext.writes(jupytext.read(source), "ipynb")
+        (folder / f"{source.stem}.ipynb").write_text(text + "\n", encoding="utf-8")
