@@ -7,13 +7,31 @@ import re
 from pathlib import Path
 
 import jupytext
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.unsrt import Style
+from pybtex.style.labels import BaseLabelStyle
 
 # Scripts and styles that Jupyter Book adds to every page and that nothing here uses (thebe would ask another host).
 UNUSED = ("thebe", "design-tabs", "sphinx-design")
 
 
+class KeyLabels(BaseLabelStyle):
+    """Label a reference by its key, which is what the docstrings cite."""
+
+    def format_labels(self, entries):
+        return [entry.key for entry in entries]
+
+
+class KeyStyle(Style):
+    """List references by author, under their keys."""
+
+    default_label_style = KeyLabels
+    default_sorting_style = "author_year_title"
+
+
 def setup(app):
     """Connect the steps below."""
+    register_plugin("pybtex.style.formatting", "keys", KeyStyle)
     os.environ["VLIB_SITE"] = "1"  # inherited by the kernels of the build: vlib.explore writes HTML
     app.connect("config-inited", key_cache)
     app.connect("source-read", hide_answers)
