@@ -2,16 +2,12 @@
 
 The six stages of live migration [Clark05], as two state machines that know only what they are told:
 
-=====  ================  ================================================  ===================================
-Stage  Name              Messages                                          Where a failure leaves the VM
-=====  ================  ================================================  ===================================
-0      pre-migration     none                                              on A
-1      reservation       ``reserve``, ``reserved`` or ``refused``          on A
-2      pre-copy          ``pages k``, ``got k``                            on A
-3      stop-and-copy     A suspends the VM; ``last``                       on A, which resumes it
-4      commitment        ``ready``, then A commits; ``commit``             before: on A; after: in doubt, then on B
-5      activation        B runs the VM; ``running``; A ``released`` it     on B; under post-copy, lost
-=====  ================  ================================================  ===================================
+0. pre-migration: the VM runs on A.
+1. reservation: ``reserve``, ``reserved`` or ``refused``. A failure leaves the VM on A.
+2. iterative pre-copy: ``pages k``, ``got k``. A failure leaves it on A.
+3. stop-and-copy: A suspends the VM; ``last``. A failure leaves it on A, which resumes it.
+4. commitment: ``ready`` from B; A commits; ``commit``. A failure leaves it on A or, once A has committed, in doubt.
+5. activation: B runs the VM; ``running``, ``released``. A failure leaves it on B or, under post-copy, loses it.
 
 At most one host runs the VM, whatever is lost. The argument is three rules:
 
@@ -23,7 +19,7 @@ The price is to be *in doubt*: A has committed, B cannot know, neither runs. Ove
 generals); repeating ends it when the link heals. A lock on the shared disk, which both hosts reach without the link,
 ends it sooner: A commits by writing "B" into it, B in doubt writes "A", and whatever was written first stands.
 
-Left out: hosts that crash, messages that overtake each other, and a post-copy VM that waits for its link to be repaired.
+Left out: crashes, messages that overtake each other, and a post-copy VM that waits until its link is repaired.
 """
 
 from collections.abc import Sequence
@@ -108,28 +104,25 @@ class _Handover:
 
         for name in hosts:
             wake(name, None)
-        end = "rest"
         while self.queue:
             time, ticket, name, message = heappop(self.queue)
             if message is None and ticket != timers[name]:
                 continue
             if time > horizon:
-                self.now, end = horizon, "horizon"
-                break
+                return [*self.trace, Event(horizon, "", self.trace[-1].stage, "horizon")]
             self.now = time
             wake(name, message)
-        self.note("", self.trace[-1].stage, end)
-        return self.trace
+        end = max(event.arrives for event in self.trace)  # nothing happens after the last message is there, or lost
+        return [*self.trace, Event(max(self.now, end), "", self.trace[-1].stage, "rest")]
 
     def note(self, host, stage, what, message=""):
         self.trace.append(Event(self.now, host, stage, what, message))
 
     def takes(self, message):
         """How long the link is busy with a message: memory takes its time, all else is short."""
-        kind, _, k = message.partition(" ")
-        if kind == "pages":
-            return self.copying[int(k) - 1]
-        return self.copying[-1] if kind == "last" and not self.postcopy else 0
+        if message.startswith("pages"):
+            return self.copying[int(message.split()[1]) - 1]
+        return self.copying[-1] if message == "last" and not self.postcopy else 0
 
     def send(self, host, stage, message):
         self.sent += 1
@@ -154,12 +147,11 @@ class _Handover:
         return None
 
     def decide(self, host, owner):
-        """Name the owner in the lock unless it names one already (compare-and-set); return whom it names."""
-        if not self.has_lock:
-            return owner
-        self.owner = self.owner or owner
-        self.note(host, 4, "lock", self.owner)
-        return self.owner
+        """Name an owner in the lock unless it names one (compare-and-set); return whom it names, without a lock ``owner``."""
+        if self.has_lock:
+            self.owner = self.owner or owner
+            self.note(host, 4, "lock", self.owner)
+        return self.owner or owner
 
     def source(self):
         """Host A, which has the VM until it commits."""
@@ -168,10 +160,12 @@ class _Handover:
         self.note("A", 0, "runs")
         suspended = False
         while True:
-            stage, ready = yield from self.transfer(suspended)
+            stage, answer = yield from self.transfer(suspended)
             suspended = suspended or stage == 3
-            ready = ready or (stage == 3 and rules.a_commits_without_ready)
-            if not ready or self.decide("A", "B") != "B":
+            if answer == "running":
+                yield from self.serve(answer)
+            guesses = stage == 3 and rules.a_commits_without_ready
+            if not (answer == "ready" or guesses) or self.decide("A", "B") != "B":
                 break
             self.note("A", 4, "commits")  # rule 1: from here on A can only say so, again and again
             answer = yield from self.ask("A", 4, "commit", ("running", "fetch 1"), patience)
@@ -187,26 +181,27 @@ class _Handover:
                 self.send("A", 4, "abort")
 
     def transfer(self, suspended):
-        """Take A through Stages 1 to 3; return the stage reached and whether B is ready."""
+        """Take A through Stages 1 to 3; return the stage reached and B's last answer there."""
         rounds = 0 if self.postcopy else len(self.copying) - 1
         steps = [(1, "reserve", "reserved"), *((2, f"pages {k + 1}", f"got {k + 1}") for k in range(rounds))]
         for stage, message, good in [*steps, (3, "last", "ready")]:
             if stage == 3 and not suspended:
                 self.note("A", 3, "suspends")
-            if (yield from self.ask("A", stage, message, (good, "refused"), self.tries)) != good:
-                return stage, False
-        return 3, True
+            late = ("running",) if suspended else ()  # a mutant that retries may hear that it need not
+            answer = yield from self.ask("A", stage, message, (good, "refused", *late), self.tries)
+            if answer != good:
+                break
+        return stage, answer
 
     def serve(self, message):
         """Stage 5 on A: send the pages that B fetches (post-copy); release the memory when B needs no more of it."""
-        holds = True
-        while True:
+        while message != "running":
             if message.startswith("fetch"):
                 self.send("A", 5, message.replace("fetch", "pages"))
-            elif message == "running":
-                if holds:
-                    self.note("A", 5, "releases")
-                holds = False
+            message = yield None
+        self.note("A", 5, "releases")
+        while True:
+            if message == "running":
                 self.send("A", 5, "released")
             message = yield None
 
@@ -237,9 +232,8 @@ class _Handover:
             guesses = rules.b_takes_silence_for_commit or rules.b_takes_silence_for_abort
             patience = self.tries if self.has_lock or guesses else None  # rule 3: ask, never guess
             answer = yield from self.ask("B", 4, "ready", ("commit", "abort"), patience)
-            if answer is None:
-                goes = rules.b_takes_silence_for_commit if guesses else self.decide("B", "A") == "B"
-                answer = "commit" if goes else "abort"
+            if answer is None and (rules.b_takes_silence_for_commit if guesses else self.decide("B", "A") == "B"):
+                answer = "commit"
             if answer == "commit":
                 stage = 5
                 yield from self.activate()
@@ -281,8 +275,8 @@ def handover(
     ``lock``: a lock on the shared disk decides doubt. ``refuse``: B has no room. ``copying``: µs that each pre-copy round
     takes, the last one with the VM suspended; under "postcopy", each part that B fetches. ``latency``: µs one way.
     ``timeout``: µs of waiting, beyond the copying, before the first repetition. ``tries``: transmissions before a host
-    that may give up does. ``horizon``: µs after which the run is cut off.
-    Anything else raises ValueError. Source: [Clark05] Stages 0 to 5; post-copy [Hines09].
+    that may give up does. ``horizon``: µs after which the run is cut off. Raises ValueError for anything else.
+    Source: [Clark05] Stages 0 to 5; post-copy [Hines09].
 
     >>> [event.message for event in handover(copying=[2_000]) if event.what == "send"]
     ['reserve', 'reserved', 'last', 'ready', 'commit', 'running', 'released']
@@ -295,21 +289,23 @@ def handover(
         raise ValueError(f"scheme is {scheme!r}; allowed: 'precopy', 'postcopy'")
     if not isinstance(copying, list | tuple) or not copying:
         raise ValueError(f"copying is {copying!r}; allowed: a list of at least one integer from 0")
-    least = {
-        "latency": (latency, 1),
-        "timeout": (timeout, 2 * latency + 1),
-        "tries": (tries, 1),
-        "horizon": (horizon, 1),
-    }
-    for name, (value, low) in {**least, **{f"copying[{i}]": (takes, 0) for i, takes in enumerate(copying)}}.items():
-        if not _is_int(value) or value < low:
-            raise ValueError(f"{name} is {value!r}; allowed: an integer from {low}")
+    _check("latency", latency, 1)
+    _check("timeout", timeout, 2 * latency + 1)  # an answer needs two latencies
+    _check("tries", tries, 1)
+    _check("horizon", horizon, 1)
+    for i, takes in enumerate(copying):
+        _check(f"copying[{i}]", takes, 0)
     postcopy = scheme == "postcopy"
     return _Handover(_split(losses), protocol, lock, refuse, postcopy, copying, latency, timeout, tries).run(horizon)
 
 
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_int(value, least):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check(name, value, least):
+    if not _is_int(value, least):
+        raise ValueError(f"{name} is {value!r}; allowed: an integer from {least}")
 
 
 def _split(losses):
@@ -319,9 +315,9 @@ def _split(losses):
     numbers, down = set(), []
     for i, loss in enumerate(losses):
         match loss:
-            case [start, end] if _is_int(start) and 0 <= start and (end is None or (_is_int(end) and start < end)):
+            case [start, end] if _is_int(start, 0) and (end is None or _is_int(end, start + 1)):
                 down.append((start, end))
-            case number if _is_int(number) and number >= 1:
+            case number if _is_int(number, 1):
                 numbers.add(number)
             case _:
                 allowed = "an integer from 1, or [start, end] with integers 0 <= start < end (end may be None)"
@@ -331,18 +327,17 @@ def _split(losses):
 
 def _states(trace):
     """After each event: the event, the hosts that run the VM, and those that hold a copy that may be run."""
-    runs, holds, states = set(), set(), []
+    runs, holds = set(), set()
     for event in trace:
+        if event.what in ("runs", "resumes", "ready"):
+            holds = holds | {event.host}
         if event.what in ("runs", "resumes"):
-            runs, holds = runs | {event.host}, holds | {event.host}
-        elif event.what == "ready":
-            holds = holds | {"B"}
-        elif event.what == "suspends":
+            runs = runs | {event.host}
+        if event.what in ("commits", "releases", "loses"):
+            holds = holds - {event.host}
+        if event.what in ("suspends", "releases", "loses"):
             runs = runs - {event.host}
-        elif event.what in ("commits", "releases", "loses"):
-            runs, holds = runs - {event.host}, holds - {event.host}
-        states.append((event, runs, holds))
-    return states
+        yield event, runs, holds
 
 
 def running(trace: Sequence[Event]) -> list[Span]:
@@ -367,7 +362,7 @@ def outcome(trace: Sequence[Event]) -> str:
     >>> outcome(handover(refuse=True)), outcome(handover([[19_000, None]], scheme="postcopy"))
     ('on A', 'lost')
     """
-    _, runs, holds = _states(trace)[-1]
+    *_, (_, runs, holds) = _states(trace)
     if runs:
         return "on both" if len(runs) == 2 else f"on {min(runs)}"
     return "in doubt" if holds else "lost"
@@ -377,12 +372,12 @@ def violations(trace: Sequence[Event]) -> list[str]:
     """Return what no loss excuses: "split brain", "started twice", "lost", "leak".
 
     "started twice": the VM is started where it runs already. "lost": no host may run it any more, and none says so.
-    "leak": all is over, B does not run the VM and still keeps memory for it.
+    "leak": all is over, B does not run the VM and yet keeps memory for it.
 
     >>> violations(handover([[18_000, None]], protocol=MUTANTS["b_takes_silence_for_abort"]))
     ['lost']
     """
-    states = _states(trace)
+    states = list(_states(trace))
     kept = [event.what for event in trace if event.host == "B" and event.what in ("reserves", "releases")]
     found = {
         "split brain": any(span.hosts == "AB" for span in running(trace)),
@@ -396,7 +391,7 @@ def violations(trace: Sequence[Event]) -> list[str]:
 def verdicts(losses: Sequence, **settings) -> dict[str, list[str]]:
     """Try a schedule on the right protocol and on every mutant; return the violations of each by name.
 
-    ``settings`` are those of ``handover`` without ``protocol``; the right protocol is called "right".
+    ``settings`` are those of ``handover``; the right protocol is called "right".
 
     >>> [name for name, wrong in verdicts([[2_000, None]]).items() if wrong]
     ['b_keeps_reservation']
