@@ -15,9 +15,9 @@ At most one host runs the VM, whatever is lost. The argument is three rules:
 2. B runs the VM only once it knows that A has committed.
 3. After ``ready``, B decides nothing alone: silence may mean "A has resumed" or "A has committed". So B asks again.
 
-The price is to be *in doubt*: A has committed, B cannot know, neither runs. Over the link alone nothing avoids this (two
-generals); repeating ends it when the link heals. A lock on the shared disk, which both hosts reach without the link,
-ends it sooner: A commits by writing "B" into it, B in doubt writes "A", and whatever was written first stands.
+The price is to be *in doubt*: A has committed, B cannot know, neither runs. Over the link alone nothing avoids this
+(two generals); repeating ends it when the link heals. A lock on the shared disk, reached without the link, ends it
+sooner: A commits by writing "B" into it, B in doubt writes "A", and whatever was written first stands.
 
 Left out: crashes, messages that overtake each other, and a post-copy VM that waits until its link is repaired.
 """
@@ -134,7 +134,7 @@ class _Handover:
             heappush(self.queue, (arrives, next(self.order), "B" if host == "A" else "A", message))
 
     def ask(self, host, stage, message, answers, tries=None):
-        """Send until an answer comes, waiting twice as long each time; after ``tries`` in vain (None: never) give up."""
+        """Send until an answer comes, waiting twice as long each time; after ``tries`` (None: never) give up."""
         wait = self.takes(message) + self.takes(answers[0]) + self.timeout
         for _ in range(tries) if tries else count():
             self.send(host, stage, message)
@@ -147,7 +147,7 @@ class _Handover:
         return None
 
     def decide(self, host, owner):
-        """Name an owner in the lock unless it names one (compare-and-set); return whom it names, without a lock ``owner``."""
+        """Write the owner into the lock unless it names one (compare-and-set); return whom it names."""
         if self.has_lock:
             self.owner = self.owner or owner
             self.note(host, 4, "lock", self.owner)
@@ -270,12 +270,12 @@ def handover(
 ) -> list[Event]:
     """Hand the VM from A to B while the link loses what ``losses`` says, and return the trace.
 
-    ``losses`` is plain data: a number n loses the n-th transmission (from 1; repetitions count), a pair ``[start, end]``
-    is a link that is down from ``start`` until before ``end`` (µs; None: for ever) and loses whatever is on it.
-    ``lock``: a lock on the shared disk decides doubt. ``refuse``: B has no room. ``copying``: µs that each pre-copy round
-    takes, the last one with the VM suspended; under "postcopy", each part that B fetches. ``latency``: µs one way.
-    ``timeout``: µs of waiting, beyond the copying, before the first repetition. ``tries``: transmissions before a host
-    that may give up does. ``horizon``: µs after which the run is cut off. Raises ValueError for anything else.
+    ``losses`` is plain data: a number n loses the n-th transmission (from 1; repetitions count), a pair
+    ``[start, end]`` is a link down from ``start`` until before ``end`` (µs; None: for ever), which loses all that is
+    on it. ``lock``: a lock on the shared disk decides doubt. ``refuse``: B has no room. ``copying``: µs that each
+    pre-copy round takes, the last one with the VM suspended; under "postcopy", each part that B fetches. ``latency``:
+    µs one way. ``timeout``: µs of waiting, beyond the copying, before the first repetition. ``tries``: transmissions
+    before a host that may give up does. ``horizon``: µs after which the run is cut. Raises ValueError for all else.
     Source: [Clark05] Stages 0 to 5; post-copy [Hines09].
 
     >>> [event.message for event in handover(copying=[2_000]) if event.what == "send"]
