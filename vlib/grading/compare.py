@@ -1,0 +1,294 @@
+"""nbval as the judge: run a lab's cells with a student's definitions and compare, outside the kernel."""
+
+import json
+import math
+import os
+import queue
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
+
+from .extract import Answer
+from .kernel import Kernel
+from .notebook import Lab, LabError
+
+PRINTED = ("stdout", "stderr")  # a print or a warning left in a function costs nothing
+SHORT = 2000  # characters of output kept for the feedback
+
+
+@dataclass
+class Outcome:
+    """What one check cell said about an answer."""
+
+    cell: str
+    task: str
+    points: int
+    fraction: float = 0.0
+    why: str = ""  # one line for the student; empty when all is right
+    shown: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)  # never leaves the marking process, except at seed 0
+    printed: str = ""
+    error: str = ""
+
+    @property
+    def earned(self) -> float:
+        """The points that the answer earns."""
+        return round(self.points * self.fraction, 4)
+
+
+@dataclass
+class Marker:
+    """What marking needs: how to start a kernel, the seed, the judges' source, and the time of one cell in seconds."""
+
+    start: Callable[[], Kernel]
+    seed: int = 0
+    judges: str = ""
+    seconds: float = 20.0
+
+
+def assemble(lab: Lab, answers: dict[str, Answer], seed: int, expected: dict[str, list] | None) -> dict:
+    """Return the notebook that nbval runs: for each task the setup, the student's definitions, and the lab's checks.
+
+    `expected` gives the reference outputs of each check cell; None leaves them out, to make references.
+    """
+    cells = []
+
+    def put(name, source, outputs=None, **meta):
+        count = None if outputs is None else 1
+        cell = {"id": re.sub(r"[^\w-]", "-", name)[:64], "cell_type": "code", "source": source}
+        cells.append({**cell, "metadata": {"vlib": meta}, "execution_count": count, "outputs": outputs or []})
+
+    for number, (task, answer) in enumerate(answers.items()):
+        for i, cell in enumerate(c for c in lab.cells if c.role == "setup"):
+            put(f"setup-{number}-{i}", with_seed(cell.source, seed), task=task, role="setup")
+        put(f"answer-{number}", answer.source, task=task, role="answer")
+        for i, cell in enumerate(lab.of(task, "check")):
+            meta = {k: v for k, v in asdict(cell).items() if k not in ("source", "outputs")}
+            put(f"check-{number}-{i}", cell.source, expected and expected[cell.id], **meta, problem=answer.problem)
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+
+
+def with_seed(source: str, seed: int) -> str:
+    """Return the setup cell with SEED set to `seed`."""
+    return re.sub(r"^SEED\s*=.*$", f"SEED = {seed}", source, flags=re.M)
+
+
+def run(notebook: dict, marker: Marker) -> list[Outcome]:
+    """Run an assembled notebook under nbval, each task in a kernel of its own, and return what its checks said."""
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lab.ipynb")
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        args = [
+            "-c",
+            os.devnull,
+            "--rootdir",
+            folder,
+            "-p",
+            "nbval.plugin",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:terminal",
+        ]
+        args += [
+            "-p",
+            "no:logging",
+            "-p",
+            "no:warnings",
+            "-p",
+            "no:faulthandler",
+            "-p",
+            "no:junitxml",
+            "-p",
+            "no:doctest",
+        ]
+        args += ["--capture=no", f"--nbval-cell-timeout={marker.seconds}", str(path)]
+        autoload = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        try:
+            status = pytest.main(args, plugins=[Plugin(marker, outcomes)])
+        finally:
+            if autoload is None:
+                del os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
+            else:
+                os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = autoload
+    checks = sum(c["metadata"]["vlib"]["role"] == "check" for c in notebook["cells"])
+    if status not in (0, 1) or len(outcomes) != checks:
+        raise LabError(f"nbval said status {int(status)} and gave {len(outcomes)} of {checks} results")
+    return outcomes
+
+
+class Plugin:
+    """Give nbval our cells, and gather what their reports carry."""
+
+    def __init__(self, marker, outcomes):
+        self.marker, self.outcomes = marker, outcomes
+
+    def pytest_configure(self, config):
+        """Set what pytest's terminal, which is off, would have set."""
+        config.option.color = "no"
+
+    def pytest_collect_file(self, file_path, parent):
+        """Collect the assembled notebook."""
+        file = LabFile.from_parent(parent, path=file_path)
+        file.marker = self.marker
+        return file
+
+    def pytest_runtest_logreport(self, report):
+        """Keep the outcome of a check cell, whether it passed or not."""
+        if report.when == "call":
+            self.outcomes += [value for name, value in report.user_properties if name == "vlib"]
+
+
+class LabFile(IPyNbFile):
+    """An assembled notebook: one kernel for each task, so that what a task breaks is its own."""
+
+    def setup(self):
+        """Start the kernels side by side."""
+        self.skip_compare += PRINTED
+        self.kernels = {}
+        self.failed = {}  # task → what its answer cell raised
+        for task in {cell.metadata.vlib.task for cell in self.nb.cells}:
+            self.kernels[task] = self.marker.start()
+
+    def collect(self):
+        """Yield the notebook's cells with the options that the lab gives, not those in a student's comments."""
+        for item in super().collect():
+            meta = item.cell.metadata.vlib
+            options = defaultdict(bool, check=meta.role == "check")
+            yield LabCell.from_parent(self, name=item.cell.id, cell_num=item.cell_num, cell=item.cell, options=options)
+
+    def teardown(self):
+        """End the kernels."""
+        for kernel in self.kernels.values():
+            kernel.stop()
+
+
+class LabCell(IPyNbCell):
+    """A cell whose outputs are equal exactly, within a tolerance, or in a judge's opinion."""
+
+    def setup(self):
+        """Choose the kernel of the cell's task; nbval's own setup would fail all that follows a time-out."""
+        self.meta = self.cell.metadata.vlib
+        self.parent.kernel = self.parent.kernels[self.meta.task]
+
+    def runtest(self):
+        """Run the cell as nbval does, and say what it is worth."""
+        if self.meta.role != "check":
+            try:
+                super().runtest()
+            except (NbCellError, RuntimeError):
+                self.parent.failed[self.meta.task] = self._failure()
+            return
+        self.outcome = Outcome(self.meta.id, self.meta.task, self.meta.points)
+        self.user_properties.append(("vlib", self.outcome))
+        try:
+            super().runtest()
+        except (NbCellError, RuntimeError):
+            self.outcome.fraction = 0.0
+            error = self.parent.failed.get(self.meta.task) or self._failure()
+            self.outcome.error = error
+            self.outcome.why = self.meta.problem or error or self.outcome.why
+            raise
+        finally:
+            outputs = self.test_outputs or []
+            self.outcome.printed = "".join(o.text for o in outputs if o.output_type == "stream")[:SHORT]
+            self.outcome.shown = shown(outputs)
+            self.outcome.expected = shown(self.cell.outputs)
+
+    def _failure(self):
+        """Return what went wrong with the run itself: an exception, or the end of the kernel."""
+        for output in self.test_outputs or []:
+            if output.output_type == "error" and output.ename == "NotImplementedError":
+                return "not answered yet"
+            if output.output_type == "error":
+                where = f" ({output.traceback[-1]})" if output.traceback else ""
+                return f"{output.ename}: {output.evalue}"[:SHORT].rstrip(": ") + where
+        return self.parent.kernel.ended
+
+    def compare_outputs(self, test, ref, skip_compare=None):
+        """Return whether the cell earns all its points; keep the fraction and the reason."""
+        if self.meta.judge:
+            self.outcome.fraction, self.outcome.why = judge(self.parent.marker, self.meta.judge, shown(test))
+        elif super().compare_outputs(test, ref, skip_compare):
+            self.outcome.fraction = 1.0
+        else:
+            tolerance = {"rtol": self.meta.rtol, "atol": self.meta.atol}
+            self.outcome.fraction = float(same(shown(ref), shown(test), **tolerance))
+            self.outcome.why = "" if self.outcome.fraction else "the result is not the expected one"
+        return self.outcome.fraction == 1.0
+
+
+def shown(outputs) -> list[str]:
+    """Return the lines that show() gave, from a cell's outputs."""
+    return [o["data"].get("text/plain", "") for o in outputs if o["output_type"] == "display_data"]
+
+
+def same(expected: list[str], got: list[str], rtol: float = 0.0, atol: float = 0.0) -> bool:
+    """Return whether lines of canonical JSON are equal, numbers by value and within a tolerance.
+
+    >>> same(["[1, 2.0]"], ["[1.0, 2.001]"], rtol=0.01)
+    True
+    """
+    try:
+        pairs = zip(map(json.loads, expected), map(json.loads, got), strict=True)
+        return all(_equal(a, b, rtol, atol) for a, b in pairs)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _equal(a, b, rtol, atol):
+    number = (int, float)
+    if isinstance(a, number) and isinstance(b, number) and not isinstance(a, bool) and not isinstance(b, bool):
+        if a == b or (a != a and b != b):
+            return True
+        try:
+            return math.isfinite(b) and abs(a - b) <= atol + rtol * abs(a)
+        except OverflowError:
+            return False
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list):
+        return len(a) == len(b) and all(_equal(x, y, rtol, atol) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k], rtol, atol) for k in a)
+    return a == b
+
+
+def judge(marker: Marker, name: str, lines: list[str]) -> tuple[float, str]:
+    """Return the fraction of the points and the reason that a lab's judge gives for what a check printed.
+
+    The judge runs in a fresh kernel of its own, with the limits of any kernel: it has no student's code in it, and
+    data that makes it loop or eat memory costs the answer its points and nothing else.
+    """
+    try:
+        printed = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError):
+        return 0.0, "the output of the check is not what show() prints"
+    call = f"show(list({name}(json.loads({json.dumps(printed)!r}), {marker.seed})))"
+    kernel = marker.start()
+    try:
+        request = kernel.execute_cell_input(
+            f"{marker.judges}\n\nimport json\nfrom vlib.grading.show import show\n{call}\n"
+        )
+        kernel.await_reply(request, timeout=marker.seconds)
+        message = kernel.get_message("iopub")
+        if message["msg_type"] == "error":
+            return 0.0, f"the judge cannot read this answer ({message['content']['ename']})"
+        fraction, why = json.loads(message["content"]["data"]["text/plain"])
+        if isinstance(fraction, (int, float)) and 0 <= fraction <= 1 and isinstance(why, str):
+            return float(fraction), why[:SHORT]
+        return 0.0, "the judge gave no mark; tell your instructor"
+    except (ValueError, KeyError, TypeError, OSError):
+        return 0.0, "the judge gave no mark; tell your instructor"
+    except queue.Empty:
+        return 0.0, f"the judge could not replay this answer: {kernel.ended}"
+    finally:
+        kernel.stop()

@@ -1,0 +1,82 @@
+"""Keep the labs of the course: the students' copies, and the targets that stand in the labs themselves."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from .compare import Marker
+from .kernel import start_process
+from .notebook import LabError, dump, find_lab, read_lab, read_notebook, student_copy
+from .reference import guessable, read_judges, read_solution, references
+
+
+def copy_labs(folder: Path, labs: Path):
+    """Copy every lab's student's copy into `folder`, over no file; yield a line about each."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sorted(Path(labs).glob("lab*.ipynb"))
+    if not found:
+        raise LabError(f"there is no lab in {labs}")
+    for path in found:
+        target = folder / path.name
+        nb = student_copy(read_lab(path).notebook)
+        version = hashlib.sha256(dump(nb).encode()).hexdigest()[:12]
+        nb["metadata"]["vlib"] = {"lab": version}
+        try:
+            write_new(target, dump(nb))
+            yield f"{target}: copied"
+        except FileExistsError:
+            yield f"{target}: {_state(target, version)}"
+
+
+def _state(target, version):
+    try:
+        theirs = read_notebook(target.read_bytes()).get("metadata", {}).get("vlib", {}).get("lab")
+    except (LabError, OSError, AttributeError):
+        return "kept, though it is no notebook any more; rename it and run this again for a fresh copy"
+    if theirs == version:
+        return "kept, it is yours"
+    return "kept, it is yours; the course has a newer version of this lab: rename yours to get a copy of the new one"
+
+
+def write_new(path: Path, text: str):
+    """Write a file whole, and only if there is none of that name: raises FileExistsError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    try:
+        os.link(part, path)
+    except OSError as e:
+        if isinstance(e, FileExistsError) or path.exists():
+            raise FileExistsError(path) from None
+        os.rename(part, path)  # a file system without links
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refresh(name: str, labs: Path, solutions: Path) -> str:
+    """Put the solution's outputs with seed 0 into the check cells of a lab; refuse targets that can be guessed."""
+    path = find_lab(name, labs)
+    lab = read_lab(path)
+    expected = checked_references(lab, read_solution(lab, solutions), read_judges(lab, labs))
+    count = 0
+    for raw in lab.notebook["cells"]:
+        if raw["cell_type"] != "code":
+            continue
+        target = expected.get(raw.get("id"))
+        count += target is not None
+        raw["outputs"], raw["execution_count"] = target or [], count if target else None
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(dump(lab.notebook), encoding="utf-8")
+    os.replace(part, path)
+    return f"{path}: {count} targets"
+
+
+def checked_references(lab, solution: str, judges: str, start=start_process, seed: int = 0) -> dict[str, list]:
+    """Return the references for `seed`, having made sure that no check can be earned by guessing."""
+    marker = Marker(start, seed, judges)
+    expected = references(lab, solution, marker)
+    other = references(lab, solution, Marker(start, seed + 1, judges))
+    found = guessable(lab, expected, marker, other)
+    if found:
+        raise LabError(f"{lab.stem} has targets that can be guessed: {'; '.join(found)}")
+    return expected

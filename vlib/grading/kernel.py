@@ -1,0 +1,157 @@
+"""A kernel as nbval sees one, over any pair of byte streams, with every limit on the outside."""
+
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+
+FRAME = 4_200_000  # bytes: a million characters of one shown value
+TOTAL = 16_000_000  # bytes of all that one task may say
+
+
+class Kernel:
+    """Speak nbval's `RunningKernel` protocol with a runner, by a stream to write to and one to read from.
+
+    `stop` ends the process behind the streams. A kernel that dies, floods or speaks nonsense is over: `ended` says
+    why, in a line for the student, and every later call raises queue.Empty at once.
+    """
+
+    def __init__(self, write, read, stop):
+        self._write, self._read, self._stop = write, read, stop
+        self.ended = ""
+        self._sent = 0
+        self._iopub = deque()
+        self._frames = queue.Queue(maxsize=1000)
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+
+    def _listen(self):
+        said = 0
+        while True:
+            try:
+                line = self._read.readline(FRAME + 1)
+            except (OSError, ValueError):
+                line = b""
+            said += len(line)
+            if not line.endswith(b"\n") or said > TOTAL:
+                ended = "its output was more than is read" if line else "the code ended Python itself"
+                break
+            try:
+                frame = json.loads(line)
+                frame["id"], frame["type"] = str(frame["id"]), str(frame["type"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                ended = "its output made no sense"
+                break
+            if not self._put(frame):
+                return
+        self._put({"id": "", "type": "ended", "why": ended})
+
+    def _put(self, frame):
+        while not self.ended:
+            try:
+                self._frames.put(frame, timeout=0.25)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def execute_cell_input(self, cell_input, allow_stdin=None):
+        """Send a cell's code and return the id of the request."""
+        self._sent += 1
+        request = json.dumps({"id": str(self._sent), "code": cell_input}).encode() + b"\n"
+        try:
+            self._write.write(request)
+            self._write.flush()
+        except (OSError, ValueError):
+            self._end("the code ended Python itself")
+        return str(self._sent)
+
+    def await_reply(self, msg_id, timeout=None):
+        """Wait until the request is answered; raise queue.Empty when the time is over or the kernel has ended."""
+        deadline = time.monotonic() + timeout
+        while True:
+            if self.ended:
+                raise queue.Empty
+            try:
+                frame = self._frames.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                self._end(f"it ran longer than {timeout:g} seconds")
+                raise
+            if frame["type"] == "ended":
+                self._end(frame["why"])
+            elif frame["id"] == msg_id:
+                self._iopub.append(_message(frame))
+                if frame["type"] == "idle":
+                    return
+
+    def get_message(self, stream, timeout=None):
+        """Return the next message about a request that was answered."""
+        if not self._iopub:
+            raise queue.Empty
+        return self._iopub.popleft()
+
+    def await_idle(self, parent_id, timeout):
+        """Drop what is left of an answered request."""
+        self._iopub.clear()
+
+    def is_alive(self):
+        """Say whether the kernel can take another request."""
+        return not self.ended
+
+    def interrupt(self):
+        """Do nothing: a kernel whose time is over has been ended."""
+
+    def stop(self):
+        """End the kernel and its process."""
+        self._end("stopped")
+
+    def _end(self, why):
+        if not self.ended:
+            self.ended = why
+            self._stop()
+            self._reader.join()  # its stream ends with the process
+            for stream in (self._write, self._read):
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _message(frame):
+    """Return a runner's frame as the Jupyter message that nbval reads."""
+    kind = frame["type"]
+    if kind == "idle":
+        kind, content = "status", {"execution_state": "idle"}
+    elif kind == "show":
+        kind, content = "display_data", {"data": {"text/plain": _clean(frame.get("text"))}, "metadata": {}}
+    elif kind == "error":
+        lines = frame.get("traceback")
+        lines = [_clean(line) for line in lines] if isinstance(lines, list) else []
+        content = {"ename": _clean(frame.get("ename")), "evalue": _clean(frame.get("evalue")), "traceback": lines}
+    else:
+        name = "stderr" if frame.get("name") == "stderr" else "stdout"
+        kind, content = "stream", {"name": name, "text": _clean(frame.get("text"))}
+    return {"msg_type": kind, "parent_header": {"msg_id": frame["id"]}, "content": content}
+
+
+def _clean(value):
+    """Return text that every file can hold: half a surrogate pair is none."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def start_process() -> Kernel:
+    """Start a kernel as a plain child process: for one's own code, on any system."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "vlib.grading.runner"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def stop():
+        child.kill()
+        child.wait()
+
+    return Kernel(child.stdin, child.stdout, stop)
