@@ -9,6 +9,8 @@ import html
 import io
 import itertools
 import json
+import math
+import numbers
 import os
 import re
 from collections.abc import Callable
@@ -82,7 +84,7 @@ class LiveFigure(ipywidgets.VBox):
         svg = _svg(self._draw, values)
         name = f"live-{hashlib.sha256(svg.encode()).hexdigest()[:8]}"
         classes = {}
-        picture = _slim(svg, name, classes).replace("<svg", f'<svg aria-label="{html.escape(text)}"', 1)
+        picture = _slim(svg, text, name, classes)
         self._picture.value = f'<div id="{name}">{_style(name, classes)}{picture}</div>'
 
 
@@ -101,21 +103,13 @@ def _choices(name: str, control) -> tuple[list, int]:
 
 
 def _numeric(values: list) -> bool:
-    def number(value):
-        if isinstance(value, bool):
-            return False
-        try:
-            return value - value == 0  # false for nan and infinity too: they have no place on a slider
-        except TypeError:
-            return False
-
-    return all(number(value) for value in values)
+    return all(isinstance(v, numbers.Real) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
 def _label(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return str(value)
+    return f"{value:,}" if isinstance(value, numbers.Integral) else f"{float(value):,.10g}"
 
 
 def _words(name: str) -> str:
@@ -149,8 +143,8 @@ def _svg(draw: Callable, values: dict) -> str:
     return text.getvalue()
 
 
-def _slim(svg: str, prefix: str, classes: dict[str, str]) -> str:
-    """Return the picture for use inside a page: short, with ids that start with `prefix` and colours that follow the theme.
+def _slim(svg: str, alt: str, prefix: str, classes: dict[str, str]) -> str:
+    """Return the picture for use inside a page: short, ids that start with `prefix`, colours that follow the theme.
 
     `classes` maps a style to the name of its class; styles that are new are added, so that pictures share them.
     """
@@ -170,7 +164,7 @@ def _slim(svg: str, prefix: str, classes: dict[str, str]) -> str:
             width, height = (float(number) for number in attributes["viewBox"].split()[2:])
             # Below nine tenths of its size the labels would be too small to read: then the picture scrolls in its box.
             size = f"width:100%;min-width:{0.9 * width:.0f}px;max-width:{1.6 * width:.0f}px"
-            root.attrib = {"role": "img", "viewBox": f"0 0 {width:g} {height:g}", "style": size}
+            root.attrib = {"role": "img", "aria-label": alt, "viewBox": f"0 0 {width:g} {height:g}", "style": size}
             continue
         for key, value in attributes.items():
             if key == "id":
@@ -209,8 +203,9 @@ def _unwrap(element) -> None:
 
 def _rounded(text: str, digits: int) -> str:
     def short(match):
-        number = f"{float(match[0]):.{digits}f}".rstrip("0").rstrip(".")
-        return "0" if number in ("-0", "") else number
+        number = f"{float(match[0]):.{digits}f}"
+        number = number.rstrip("0").rstrip(".") if "." in number else number
+        return "0" if number == "-0" else number
 
     return re.sub(r"-?\d+\.\d+(?:e-?\d+)?", short, text)
 
@@ -253,19 +248,15 @@ def _page(draw: Callable, alt, choices: dict) -> HTML:
     alts = [_alt_text(alt, values) for values in grid]
     classes: dict[str, str] = {}
     # The name is taken from the content: the same pictures give the same bytes, and two figures of a page differ.
-    drafts = [_slim(_svg(draw, values), "@", classes) for values in grid]
-    name = "live-" + hashlib.sha256(json.dumps([list(choices), alts, drafts]).encode()).hexdigest()[:8]
+    drafts = [_slim(_svg(draw, values), alt, "@", classes) for values, alt in zip(grid, alts, strict=True)]
+    name = "live-" + hashlib.sha256(json.dumps([list(choices), drafts]).encode()).hexdigest()[:8]
     pictures = [re.sub(r'(#|id=")@', rf"\g<1>{name}-{index}", draft) for index, draft in enumerate(drafts)]
     shown = 0
     for values, default in choices.values():
         shown = shown * len(values) + default
-    picture = pictures[shown].replace("<svg", f'<svg aria-label="{html.escape(alts[shown])}"', 1)
-    pictures[shown] = None  # already in the page
-    data = {
-        "labels": [[_label(value) for value in values] for values, _ in choices.values()],
-        "alts": alts if len(set(alts)) > 1 else alts[:1],
-        "pictures": pictures,
-    }
+    picture, pictures[shown] = pictures[shown], None  # it is in the page already
+    labels = [[_label(value) for value in values] for values, _ in choices.values()]
+    data = {"labels": labels, "pictures": pictures}
     # "</" would end the script element early.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     controls = "".join(_control(name, key, *choice) for key, choice in choices.items())

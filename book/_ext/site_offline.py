@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import jupytext
@@ -19,6 +20,7 @@ class KeyLabels(BaseLabelStyle):
     """Label a reference by its key, which is what the docstrings cite."""
 
     def format_labels(self, entries):
+        """Return the label of each entry."""
         return [entry.key for entry in entries]
 
 
@@ -37,6 +39,7 @@ def setup(app):
     app.connect("source-read", hide_answers)
     app.connect("html-page-context", trim, priority=900)
     app.connect("build-finished", write_notebooks)
+    app.connect("build-finished", remove_old_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -47,7 +50,10 @@ def key_cache(app, config):
     for path in sorted([*root.glob("vlib/**/*.py"), root / "requirements.txt"]):
         if path.exists():
             digest.update(path.read_bytes())
-    config.nb_execution_cache_path = str(Path(app.outdir).parent / f".jupyter_cache-{digest.hexdigest()[:12]}")
+    cache = root / "_build" / f".jupyter_cache-{digest.hexdigest()[:12]}"
+    for old in set(cache.parent.glob(".jupyter_cache*")) - {cache}:
+        shutil.rmtree(old)
+    config.nb_execution_cache_path = str(cache)
 
 
 def hide_answers(app, docname, source):
@@ -70,7 +76,9 @@ def trim(app, pagename, templatename, context, doctree):
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not any(name in describe(file) for name in unused)]
     # What is left of thebe: its settings, and the name of the kernel.
-    context["body"] = re.sub(r'<script type="text/x-thebe-config">.*?</script>\s*<script>.*?</script>', "", body, flags=re.S)
+    context["body"] = re.sub(
+        r'<script type="text/x-thebe-config">.*?</script>\s*<script>.*?</script>', "", body, flags=re.S
+    )
     if is_notebook(app, pagename):
         name = pagename.rpartition("/")[2]
         context["header_buttons"].append(
@@ -91,6 +99,7 @@ def describe(file):
 
 
 def is_notebook(app, pagename):
+    """Say whether the page has cells that run."""
     return pagename in app.env.metadata and "kernelspec" in app.env.metadata[pagename]
 
 
@@ -107,3 +116,17 @@ def write_notebooks(app, error):
         else:
             text = jupytext.writes(jupytext.read(source), "ipynb")
         (folder / f"{source.stem}.ipynb").write_text(text + "\n", encoding="utf-8")
+
+
+def remove_old_pages(app, error):
+    """Remove the pages that an earlier build made of documents that are gone; Sphinx leaves them."""
+    if error or app.builder.format != "html":
+        return
+    folder = Path(app.outdir)
+    known = {folder / f"{name}.html" for name in (*app.env.found_docs, "index", "search")}
+    for page in set(folder.rglob("*.html")) - known:
+        if folder / "_static" not in page.parents:
+            page.unlink()
+    for notebook in (folder / "notebooks").glob("*.ipynb"):
+        if not any(name.endswith(f"/{notebook.stem}") for name in app.env.found_docs):
+            notebook.unlink()

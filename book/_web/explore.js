@@ -18,14 +18,12 @@ for (const figure of document.querySelectorAll("figure.live-figure")) {
     });
     const before = data.pictures.indexOf(null); // the picture in view is not kept a second time
     if (index === before) return;
-    const alt = box.firstElementChild.getAttribute("aria-label");
-    box.firstElementChild.removeAttribute("aria-label");
+    const said = box.firstElementChild.getAttribute("aria-label");
     data.pictures[before] = box.innerHTML;
     box.innerHTML = data.pictures[index];
     data.pictures[index] = null;
-    const now = data.alts[Math.min(index, data.alts.length - 1)];
-    box.firstElementChild.setAttribute("aria-label", now);
-    if (now !== alt) figure.querySelector(".said").textContent = now;
+    const say = box.firstElementChild.getAttribute("aria-label");
+    if (say !== said) figure.querySelector(".said").textContent = say;
   };
   figure.addEventListener("input", show);
   figure.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
