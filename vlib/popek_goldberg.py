@@ -152,11 +152,10 @@ def classify(instruction: Instruction, vary=OWNED) -> frozenset[str]:
     []
     """
     found, traps = set(), {USER: set(), SUPERVISOR: set()}
-    values = {"mode": (USER, SUPERVISOR), "base": (2, 3), "bound": (8, 9), "flag": (1, 0)}
-    choices = [values[name] if name in vary or name == "mode" else values[name][:1] for name in OWNED]
+    values = {"mode": (USER, SUPERVISOR), "base": (2, 3), "bound": (8, 9), "flag": (0, 1)}
     for address, fill in product((0, 2), product((0, 1), repeat=3)):
-        results = set()
-        for mode, base, bound, flag in product(*choices):
+        results = {}  # by what is held fixed
+        for mode, base, bound, flag in product(*(values[name] for name in OWNED)):
             before = PSW(mode, 5, base, bound, flag)
             machine = Machine([instruction], [0] * base + [*fill, 1, 5, 3, 9, *fill] + [0] * 2)
             machine.load(before)
@@ -168,8 +167,9 @@ def classify(instruction: Instruction, vary=OWNED) -> frozenset[str]:
             traps[mode].add(cause)
             if not cause and any(getattr(machine.psw, name) != getattr(before, name) for name in OWNED):
                 found.add("control")
-            results.add((cause, machine.psw.pc, *machine.storage[base : base + 8]))
-        if len(results) > 1:
+            fixed = tuple(getattr(before, name) for name in OWNED if name not in vary)
+            results.setdefault(fixed, set()).add((cause, machine.psw.pc, *machine.storage[base : base + 8]))
+        if any(len(same) > 1 for same in results.values()):
             found.add("behaviour")
     if traps[USER] - {MEMORY} == {PRIVILEGED} and PRIVILEGED not in traps[SUPERVISOR]:
         found.add("privileged")
