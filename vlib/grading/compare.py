@@ -151,12 +151,21 @@ class LabFile(IPyNbFile):
     """An assembled notebook: one kernel for each task, so that what a task breaks is its own."""
 
     def setup(self):
-        """Start the kernels side by side."""
+        """Start the kernel of the first task."""
         self.skip_compare += PRINTED
-        self.kernels = {}
         self.failed = {}  # task → what its answer cell raised
-        for task in {cell.metadata.vlib.task for cell in self.nb.cells}:
-            self.kernels[task] = self.marker.start()
+        self.tasks = list(dict.fromkeys(cell.metadata.vlib.task for cell in self.nb.cells))
+        self.task, self.kernel, self.next = None, None, self.marker.start()
+
+    def enter(self, task):
+        """End the kernel of the task before, and start that of the next one while this one works."""
+        if task == self.task:
+            return
+        if self.kernel is not None:
+            self.kernel.stop()
+        self.task, self.kernel, self.next = task, self.next, None
+        if task != self.tasks[-1]:
+            self.next = self.marker.start()
 
     def collect(self):
         """Yield the notebook's cells with the options that the lab gives, not those in a student's comments."""
@@ -166,8 +175,8 @@ class LabFile(IPyNbFile):
             yield LabCell.from_parent(self, name=item.cell.id, cell_num=item.cell_num, cell=item.cell, options=options)
 
     def teardown(self):
-        """End the kernels."""
-        for kernel in self.kernels.values():
+        """End the kernels that are left."""
+        for kernel in filter(None, (self.kernel, self.next)):
             kernel.stop()
 
 
@@ -175,9 +184,9 @@ class LabCell(IPyNbCell):
     """A cell whose outputs are equal exactly, within a tolerance, or in a judge's opinion."""
 
     def setup(self):
-        """Choose the kernel of the cell's task; nbval's own setup would fail all that follows a time-out."""
+        """Enter the cell's task; nbval's own setup would fail all that follows a time-out."""
         self.meta = self.cell.metadata.vlib
-        self.parent.kernel = self.parent.kernels[self.meta.task]
+        self.parent.enter(self.meta.task)
 
     def runtest(self):
         """Run the cell as nbval does, and say what it is worth."""

@@ -113,6 +113,28 @@ def extract(lab: Lab, nb: dict) -> dict[str, Answer]:
     return found
 
 
+def essays(lab: Lab, nb: dict) -> dict[str, str]:
+    """Return for each essay cell of `lab` what the notebook says there.
+
+    The cell is known by its id or its metadata; where both are lost, by being text that the lab has not.
+    """
+    given = {text(c).strip() for c in lab.notebook["cells"]}
+    cells = [c for c in nb["cells"] if isinstance(c, dict)]
+    own = [text(c) for c in cells if c.get("cell_type") != "code" and text(c).strip() not in given]
+    found = {}
+    for essay in (c for c in lab.cells if c.role == "essay"):
+        same = [text(c) for c in cells if c.get("id") == essay.id or _task(c) == ("essay", essay.task)]
+        changed = [t for t in same if t.strip() not in given]
+        found[essay.id] = "\n\n".join(dict.fromkeys(changed or own)).strip()
+    return found
+
+
+def _task(cell):
+    meta = cell.get("metadata")
+    meta = meta.get("vlib") if isinstance(meta, dict) else None
+    return (meta.get("role"), meta.get("task")) if isinstance(meta, dict) else None
+
+
 def _answer(lab, task, names, every, theirs, stubs):
     # A check may also call what another task asked for.
     for cell in lab.of(task, "check"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -145,6 +146,7 @@ def start_process() -> Kernel:
     """Start a kernel as a plain child process: for one's own code, on any system."""
     child = subprocess.Popen(
         [sys.executable, "-m", "vlib.grading.runner"],
+        env={**os.environ, "PYTHONHASHSEED": "0", "MPLBACKEND": "Agg"},  # as in the marking of a class
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
