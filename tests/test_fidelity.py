@@ -1,0 +1,86 @@
+"""The models against reality: measured migrations of QEMU, and published ones of Xen."""
+
+import json
+from statistics import median
+
+import pytest
+
+from bench.fit_clark05 import misfit
+from vlib import fidelity
+from vlib.costs import CLARK05_SPECWEB, CLARK05_STOP_AND_COPY_S
+from vlib.migration import MBIT, bytes_sent, downtime, stop_and_copy, total_time
+from vlib.workloads import PAGE, SECOND, Idle
+
+POINTS = fidelity.load()
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point["name"])
+def test_qemu_measured_and_predicted_agree(point):
+    rows = fidelity.qemu_rows(point)
+    for row in rows:
+        if row.quantity == "converges":
+            assert set(row.model) == set(row.measured), row
+        elif row.quantity == "downtime (ms)":
+            off = abs(median(row.model) - min(max(median(row.model), min(row.measured)), max(row.measured)))
+            assert off <= 15 or abs(row.error(median(row.model))) <= 0.2, row
+        else:
+            assert abs(row.error(median(row.model))) <= 0.05, row
+    if all(run.get("completed", True) for run in point["runs"]):
+        assert {row.quantity for row in rows} >= {"converges", "total (s)", "MB"}
+
+
+def test_the_textbook_rule_is_far_off_on_a_long_downtime():
+    rows = fidelity.qemu_rows(POINTS[1])
+    [row] = [row for row in rows if row.quantity == "downtime (ms)"]
+    assert abs(row.error(row.textbook)) > 0.5 > abs(row.error(median(row.model)))
+
+
+@pytest.mark.parametrize("mbit", CLARK05_STOP_AND_COPY_S)
+def test_stop_and_copy_takes_as_long_as_published(mbit):
+    # 512 MB at so many Mbit/s; the published seconds fit decimal megabytes.
+    trace = stop_and_copy(Idle(), 512_000_000 // PAGE, mbit * MBIT)
+    assert downtime(trace) == pytest.approx(CLARK05_STOP_AND_COPY_S[mbit] * SECOND, rel=1e-4)
+
+
+def test_specweb_is_fitted_on_three_rounds_only():
+    published = CLARK05_SPECWEB["sent_mb"]
+    trace = fidelity.clark05("SPECweb99", *fidelity.FITTED["SPECweb99"])
+    for round_, told in zip(trace[:3], published, strict=False):
+        assert round_.bytes / 1e6 == pytest.approx(told, rel=0.03)
+    assert total_time(trace) / SECOND == pytest.approx(CLARK05_SPECWEB["total_s"], rel=0.05)
+    assert bytes_sent(trace) / 1e6 == pytest.approx(sum(published), rel=0.05)
+
+
+@pytest.mark.parametrize("name", fidelity.FITTED)
+def test_no_neighbour_fits_better(name):
+    guest = fidelity.FITTED[name]
+    best = misfit(name, guest)
+    for i in range(3):
+        for factor in (0.7, 1.4):
+            other = [round(value * (factor if i == j else 1)) for j, value in enumerate(guest)]
+            assert misfit(name, tuple(other)) >= best
+
+
+def test_bad_files_are_named(tmp_path):
+    def message(text):
+        path = tmp_path / "points.json"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError) as error:
+            [row for point in fidelity.load(path) for row in fidelity.qemu_rows(point)]
+        return str(error.value)
+
+    good = POINTS[0]
+    assert "points.json is no file of measured points" in message("{")
+    assert "points.json is no file of measured points" in message('{"point": []}')
+    assert "point P1 has no ram_mib" in message(
+        json.dumps({"points": [{k: v for k, v in good.items() if k != "ram_mib"}]})
+    )
+    assert "pattern is 'zipf', allowed: uniform or sequential" in message(
+        json.dumps({"points": [good | {"pattern": "zipf"}]})
+    )
+    assert "needs runs" in message(json.dumps({"points": [POINTS[5] | {"runs": []}]}))
+    assert "the workload writes up to page 99999999" in message(
+        json.dumps({"points": [good | {"working_set_pages": 10**8}]})
+    )
+    assert "bandwidth is 0" in message(json.dumps({"points": [good | {"bandwidth_mib_s": 0}]}))
+    assert fidelity.main([str(tmp_path / "nothing.json")]) == 2

@@ -1,0 +1,210 @@
+"""Views: each takes a trace or plain numbers and an optional Axes, draws, and returns the Axes.
+
+The colours can be told apart by colour-blind readers and keep a contrast of at least 3 : 1 on white and on black.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+BLUE, RED, GREEN, PURPLE, GREY = "#2a7ab9", "#d55e00", "#11946f", "#b5629b", "#808080"
+COLOURS = (BLUE, RED, GREEN, PURPLE, GREY)
+
+
+def axes(title: str, xlabel: str = "", ylabel: str = "", ax=None):
+    """Return Axes with a title and labels, new ones unless given.
+
+    >>> axes("An empty figure", "time (s)").get_xlabel()
+    'time (s)'
+    """
+    if ax is None:
+        ax = plt.figure(layout="constrained").subplots()
+    ax.set_title(title, loc="left", fontsize=11)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def series(
+    x, lines: Mapping[str, Sequence], title: str, xlabel: str, ylabel: str, ax=None, step: bool = False, **marks
+):
+    """Draw lines over a common x, each labelled at its end; `marks` are labelled vertical lines at some x.
+
+    >>> series([0, 1], {"a": [1, 2], "b": [2, 1]}, "Two lines", "x (s)", "y (MB)").get_title(loc="left")
+    'Two lines'
+    """
+    ax = axes(title, xlabel, ylabel, ax)
+    for (name, y), colour in zip(lines.items(), COLOURS, strict=False):
+        ax.plot(x, y, color=colour, drawstyle="steps-post" if step else "default", label=name)
+    for name, at in marks.items():
+        ax.axvline(at, color=GREY, linestyle=":", linewidth=1)
+        ax.annotate(
+            name.replace("_", " "), (at, 1), (3, -3), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="top", fontsize=9, color=GREY,
+        )  # fmt: skip
+    _label_ends(ax, lines, x)
+    return ax
+
+
+def stacked_bars(labels: Sequence, parts: Mapping[str, Sequence], title: str, xlabel: str, ylabel: str, ax=None):
+    """Draw one bar for each label, made of the parts.
+
+    >>> stacked_bars([1, 2], {"sent": [5, 1], "skipped": [1, 0]}, "Rounds", "round", "pages").get_ylabel()
+    'pages'
+    """
+    ax = axes(title, xlabel, ylabel, ax)
+    at, base = np.arange(len(labels)), np.zeros(len(labels))
+    for (name, height), colour in zip(parts.items(), COLOURS, strict=False):
+        ax.bar(at, height, bottom=base, color=colour, label=name, width=0.7)
+        base = base + np.asarray(height, float)
+    ax.set_xticks(at, [str(label) for label in labels])
+    if len(parts) > 1:
+        ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def page_grid(states, names: Sequence[str], title: str, ax=None):
+    """Draw each page as one cell, row after row, coloured by its state: `states` are indices into `names`.
+
+    >>> page_grid([0, 1, 1, 0], ["clean", "dirty"], "Four pages").get_title(loc="left")
+    'Four pages'
+    """
+    ax = axes(title, ax=ax)
+    states = np.asarray(states)
+    if states.size == 0 or states.min() < 0 or states.max() >= min(len(names), len(COLOURS)):
+        raise ValueError(
+            f"states go from {states.min(initial=0)} to {states.max(initial=0)}, allowed: 0 to {len(names) - 1}"
+        )
+    width = int(np.ceil(np.sqrt(states.size * 2)))
+    cells = np.full(width * -(-states.size // width), np.nan)
+    cells[: states.size] = states
+    shades = plt.matplotlib.colors.ListedColormap(["#b0b0b0", *COLOURS[: len(names) - 1]])
+    ax.imshow(cells.reshape(-1, width), cmap=shades, vmin=-0.5, vmax=len(names) - 0.5, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    patches = [plt.matplotlib.patches.Patch(color=shades(i)) for i in range(len(names))]
+    counts = [int((states == i).sum()) for i in range(len(names))]
+    labels = [f"{name}: {count:,}" for name, count in zip(names, counts, strict=True)]
+    ax.legend(patches, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False, fontsize=9)
+    return ax
+
+
+def timeline(lanes: Mapping[str, Sequence[tuple]], title: str, xlabel: str = "time (ms)", scale: float = 1000, ax=None):
+    """Draw lanes of spans ``(start, end, what)``; times are divided by `scale`; the same `what` has the same colour.
+
+    >>> timeline({"A": [(0, 5000, "runs")], "B": [(6000, 9000, "runs")]}, "Who runs the guest").get_xlabel()
+    'time (ms)'
+    """
+    ax = axes(title, xlabel, ax=ax)
+    kinds = list(dict.fromkeys(what for spans in lanes.values() for *_, what in spans))
+    for lane, spans in enumerate(lanes.values()):
+        for start, end, what in spans:
+            colour = COLOURS[kinds.index(what) % len(COLOURS)]
+            ax.barh(lane, (end - start) / scale, left=start / scale, height=0.6, color=colour)
+    ax.set_yticks(range(len(lanes)), lanes)
+    ax.invert_yaxis()
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(left=False)
+    patches = [plt.matplotlib.patches.Patch(color=COLOURS[i % len(COLOURS)]) for i in range(len(kinds))]
+    ax.legend(patches, kinds, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=9)
+    return ax
+
+
+def rounds(trace, ax=None):
+    """Draw what each round of a migration sent, and what was left after it, in MB.
+
+    >>> from vlib.migration import Round
+    >>> rounds([Round(0, 9, "stop-and-copy", 1, 1000, 4096000, 0, 0, 0, 0)]).get_ylabel()
+    'MB'
+    """
+    page = 4096 / 1e6
+    labels = [str(i) if r.phase == "pre-copy" else "stop" for i, r in enumerate(trace, 1) if r.phase != "activation"]
+    sent = [r.sent * page for r in trace if r.phase != "activation"]
+    skipped = [r.skipped * page for r in trace if r.phase != "activation"]
+    ax = stacked_bars(
+        labels, {"sent": sent, "skipped, dirty again": skipped}, "What each round sends", "round", "MB", ax
+    )
+    if len(sent) <= 12 and not any(skipped):
+        for i, amount in enumerate(sent):
+            ax.annotate(_short(amount), (i, amount), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    ax.get_legend().set_visible(any(skipped))
+    return ax
+
+
+def sequence(trace, hosts: Sequence[str] = ("A", "B"), title: str = "Messages between the hosts", ax=None):
+    """Draw the events of a hand-over from top to bottom, with their times in ms.
+
+    An arrow that ends in a cross is a message lost; a host's line is thick while it runs the guest.
+
+    >>> from vlib.handover import handover
+    >>> sequence(handover()).get_title(loc="left")
+    'Messages between the hosts'
+    """
+    events = [event for event in trace if event.host]
+    if ax is None:
+        ax = plt.figure(figsize=(4.8, 0.8 + 0.2 * len(events)), layout="constrained").subplots()
+    axes(title, ax=ax)
+    thick = {"linewidth": 7, "solid_capstyle": "butt"}
+    for x, host in enumerate(hosts):
+        ax.plot([x, x], [-0.5, len(events)], color=GREY, linewidth=1, zorder=0)
+        since = None
+        for row, event in enumerate(events):
+            if event.host == host and event.what in ("runs", "resumes"):
+                since = row
+            elif event.host == host and event.what in ("suspends", "releases", "loses") and since is not None:
+                ax.plot([x, x], [since, row], color=GREEN, zorder=1, **thick)
+                since = None
+        if since is not None:
+            ax.plot([x, x], [since, len(events)], color=GREEN, zorder=1, **thick)
+    for row, event in enumerate(events):
+        here = hosts.index(event.host)
+        ax.text(-0.35, row, f"{event.time / 1000:g}", va="center", ha="right", fontsize=8, color=GREY)
+        if event.what == "send":
+            there = 1 - here if event.delivered else 0.5
+            colour = BLUE if event.delivered else RED
+            ax.annotate(
+                "",
+                (there, row),
+                (here, row),
+                arrowprops={"arrowstyle": "->", "color": colour, "shrinkA": 0, "shrinkB": 0},
+            )
+            if not event.delivered:
+                ax.plot(there, row, "x", color=RED)
+            lost = "" if event.delivered else " (lost)"
+            ax.text(
+                (here + there) / 2, row - 0.08, event.message + lost, va="bottom", ha="center", fontsize=8, color=colour
+            )
+        else:
+            words = f"{event.what} {event.message}".strip()
+            side = {"x": here - 0.04, "ha": "right"} if here == 0 else {"x": here + 0.04, "ha": "left"}
+            ax.text(y=row, s=words, va="center", fontsize=8, **side)
+    ax.set_xticks(range(len(hosts)), [f"host {host}" for host in hosts])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.set_yticks([])
+    ax.set_ylabel("time (ms)", color=GREY)
+    ax.spines[:].set_visible(False)
+    ax.set_xlim(-0.5, 1.4)
+    ax.set_ylim(len(events), -0.8)
+    return ax
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _label_ends(ax, lines, x):
+    """Write each line's name beside its end, or a legend where two ends are too close to each other."""
+    if len(lines) < 2:
+        return
+    low, high = ax.get_ylim()
+    ends = sorted(ax.transData.transform([(x[-1], y[-1]) for y in lines.values()])[:, 1])
+    if np.diff(ends).min() < 0.07 * ax.bbox.height or not np.isfinite(ends).all():
+        ax.legend(frameon=False, fontsize=9)
+        return
+    ax.set_ylim(low, high)
+    for (name, y), colour in zip(lines.items(), COLOURS, strict=False):
+        ax.annotate(name, (x[-1], y[-1]), (4, 0), textcoords="offset points", va="center", fontsize=9, color=colour)
