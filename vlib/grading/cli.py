@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .notebook import LabError, course_labs
+from .notebook import LabError, course_labs, find_lab, read_lab
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,9 @@ def _parser():
     sub.add_argument("folder", nargs="?", type=Path, default=Path("work"))
     sub = command("refresh", _refresh, "Put the solution's outputs into a lab as its targets.")
     sub.add_argument("lab")
+    sub = command("prove", _prove, "Run a lab's proving submissions and compare what they earn, at two seeds.")
+    sub.add_argument("lab")
+    sub.add_argument("--trials", type=Path, help="their folder (default: tests/submissions/LAB beside LABS)")
     return parser
 
 
@@ -59,6 +62,26 @@ def _refresh(args):
     from .course import refresh
 
     print(refresh(args.lab, args.labs, args.solutions or args.labs / "solutions"))
+
+
+def _prove(args):
+    from .compare import Marker
+    from .course import checked_references
+    from .kernel import start_process
+    from .prove import prove, read_trials
+    from .reference import read_judges, read_solution
+
+    lab = read_lab(find_lab(args.lab, args.labs))
+    solution, judges = read_solution(lab, args.solutions or args.labs / "solutions"), read_judges(lab, args.labs)
+    trials = read_trials(lab, solution, args.trials or args.labs.parent / "tests" / "submissions" / lab.stem)
+    failures = 0
+    for seed in (0, 20):
+        expected = checked_references(lab, solution, judges, seed=seed)
+        for name, wrong in prove(lab, trials, expected, Marker(start_process, seed, judges)):
+            failures += bool(wrong)
+            print(f"seed {seed}  {name}: {wrong or 'as expected'}", flush=True)
+    print(f"{len(trials)} submissions at 2 seeds, {failures} not as expected")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

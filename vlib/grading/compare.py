@@ -19,6 +19,9 @@ from .kernel import Kernel
 from .notebook import Lab, LabError
 
 PRINTED = ("stdout", "stderr")  # a print or a warning left in a function costs nothing
+# pytest's own plugins that a run of cells has no use for; one of them collects garbage ten times a run.
+UNUSED = ["cacheprovider", "terminal", "logging", "warnings", "faulthandler", "junitxml", "doctest", "unittest"]
+UNUSED += ["unraisableexception", "threadexception", "pastebin", "setuponly", "setupplan", "stepwise"]
 SHORT = 2000  # characters of output kept for the feedback
 
 
@@ -85,31 +88,9 @@ def run(notebook: dict, marker: Marker) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "lab.ipynb")
         path.write_text(json.dumps(notebook), encoding="utf-8")
-        args = [
-            "-c",
-            os.devnull,
-            "--rootdir",
-            folder,
-            "-p",
-            "nbval.plugin",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:terminal",
-        ]
-        args += [
-            "-p",
-            "no:logging",
-            "-p",
-            "no:warnings",
-            "-p",
-            "no:faulthandler",
-            "-p",
-            "no:junitxml",
-            "-p",
-            "no:doctest",
-        ]
-        args += ["--capture=no", f"--nbval-cell-timeout={marker.seconds}", str(path)]
+        args = ["-c", os.devnull, "--rootdir", folder, "-p", "nbval.plugin", "--capture=no"]
+        args += [arg for name in UNUSED for arg in ("-p", f"no:{name}")]
+        args += [f"--nbval-cell-timeout={marker.seconds}", str(path)]
         autoload = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         try:

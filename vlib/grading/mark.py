@@ -25,7 +25,7 @@ class Exam:
     lab: str = field(repr=False)  # the course's notebook, as JSON
     solution: str = field(repr=False)
     judges: str = field(repr=False)
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     safe: bool = True
 
 

@@ -5,6 +5,7 @@ Jobs come as JSON lines on standard input, results go as JSON lines to standard 
 
 import base64
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -125,6 +126,7 @@ def main():
     start = start_process
     if options["control"] is not None:
         start = starter(socket.socket(fileno=options["control"]))
+    gc.freeze()  # what is loaded now is shared by all forks
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
