@@ -7,6 +7,7 @@ cut, so every migration scheme can be run on one and the same guest. The k-th wr
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ Writes = tuple[np.ndarray, np.ndarray]  # times (µs of guest time, ascending) a
 
 
 def check_range(name: str, value, low, high=None) -> None:
-    """Raise ``ValueError`` unless ``low <= value <= high``.
+    """Raise ``ValueError`` unless the value is a whole number and ``low <= value <= high``.
 
     >>> check_range("rate", -3, 0)
     Traceback (most recent call last):
-    ValueError: rate is -3, allowed: 0 or more
+    ValueError: rate is -3, allowed: whole numbers, 0 or more
     """
-    if not value >= low or (high is not None and not value <= high):
-        raise ValueError(f"{name} is {value}, allowed: {low} {'or more' if high is None else f'to {high}'}")
+    if not isinstance(value, Integral) or value < low or (high is not None and value > high):
+        allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name} is {value}, allowed: whole numbers, {allowed}")
 
 
 def _hash(seed: int, k: np.ndarray) -> np.ndarray:
@@ -59,6 +61,7 @@ class _Steady:
         """Return the writes with ``start <= time < end`` (µs of guest time)."""
         if self.rate == 0:
             return _NOTHING
+        check_range("end", end, start, (2**63 - 1) // self.rate)  # later numbers do not fit into 64 bits
         k = np.arange(-(-start * self.rate // SECOND), -(-end * self.rate // SECOND))
         return k * SECOND // self.rate, self.first + self._page(k)
 
@@ -91,7 +94,8 @@ class Zipf(_Steady):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("skew", self.skew, 0)
+        if not 0 <= self.skew < float("inf"):
+            raise ValueError(f"skew is {self.skew}, allowed: 0 or more")
 
     @cached_property
     def _share(self):
@@ -184,6 +188,31 @@ class Phases:
         return _join(found)
 
 
+@dataclass(frozen=True)
+class Later:
+    """Look at a workload that has been running for `by` µs already.
+
+    >>> Later(Sweep(pages=8, rate=1), by=3_000_000).writes(0, 1_000_000)[1].tolist()
+    [3]
+    """
+
+    workload: object
+    by: int
+
+    def __post_init__(self):
+        check_range("by", self.by, 0)
+
+    @property
+    def end(self) -> int:
+        """Return the first page number that is never written."""
+        return self.workload.end
+
+    def writes(self, start: int, end: int) -> Writes:
+        """Return the writes with ``start <= time < end`` (µs of guest time)."""
+        times, pages = self.workload.writes(start + self.by, end + self.by)
+        return times - self.by, pages
+
+
 class Recorded:
     """Replay writes that were recorded: ``times`` in µs, ascending, and ``pages``; after the last one, silence.
 
@@ -192,11 +221,13 @@ class Recorded:
     """
 
     def __init__(self, times, pages):
-        self.times, self.pages = np.asarray(times, dtype=np.int64), np.asarray(pages, dtype=np.int64)
-        if self.times.shape != self.pages.shape or self.times.ndim != 1:
-            raise ValueError(f"times and pages have shapes {self.times.shape} and {self.pages.shape}, allowed: one row")
-        if (np.diff(self.times) < 0).any() or (self.times < 0).any() or (self.pages < 0).any():
-            raise ValueError("a recorded trace has a negative number or its times are not ascending")
+        self.times, self.pages = _whole_numbers("times", times), _whole_numbers("pages", pages)
+        if self.times.size != self.pages.size:
+            raise ValueError(f"pages has {self.pages.size} numbers, allowed: {self.times.size}, as many as times")
+        back = np.flatnonzero(np.diff(self.times) < 0)
+        if back.size:
+            before, after = self.times[back[0] : back[0] + 2]
+            raise ValueError(f"times has {after} after {before}, allowed: ascending")
 
     @property
     def end(self) -> int:
@@ -218,6 +249,17 @@ class Recorded:
         if table.size and table.shape[1] != 2:
             raise ValueError(f"{path} has {table.shape[1]} columns, allowed: 2 (time,page)")
         return cls(*table.reshape(-1, 2).T)
+
+
+def _whole_numbers(name, values):
+    row = np.asarray(values)
+    if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} is an array of {row.ndim} dimensions of {row.dtype}, allowed: one row of whole numbers"
+        )
+    if row.size:
+        check_range(f"the least of {name}", row.min(), 0)
+    return row.astype(np.int64)
 
 
 _NOTHING: Writes = (np.empty(0, np.int64), np.empty(0, np.int64))
