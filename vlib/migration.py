@@ -13,6 +13,7 @@ from vlib.workloads import PAGE, SECOND, check_range
 
 MBIT = 125_000  # bytes a second
 GBIT = 1000 * MBIT
+MAX_ROUNDS = 1000  # far more than any real rule allows: a rule that never stops shall not run for ever
 
 
 class Round(NamedTuple):
@@ -45,6 +46,7 @@ class Tracking(NamedTuple):
 
 
 FREE = Tracking()
+STRIDE_US = SECOND  # wall time that is looked at in one go: it bounds the memory used and changes no result
 
 
 def transfer_us(size: int, rate: int) -> int:
@@ -83,16 +85,20 @@ class Guest:
 
     def run(self, us: int, leaving: np.ndarray | None = None) -> int:
         """Run for `us` of wall time while the pages `leaving` are sent at an even pace; return the guest time run."""
-        before = self.now
-        when, pages = self._execute(us)
-        if leaving is not None and leaving.size:
+        before, moving = self.now, leaving is not None and leaving.size > 0
+        if moving:
             self.at_b[leaving] = self.at_a[leaving]
-            # Page number r of n is read when r/n of the time is over, and takes with it what was written before.
             self._rank[leaving] = np.arange(leaving.size, dtype=np.int32)
-            rank = np.minimum(self._rank[pages], leaving.size - 1)
-            read = (leaving[rank] == pages) & (when < rank.astype(np.int64) * us // leaving.size)
-            np.add.at(self.at_b, pages[read], 1)
-        np.add.at(self.at_a, pages, 1)
+        for start in range(0, us, STRIDE_US):
+            when, pages = self._execute(min(STRIDE_US, us - start))
+            if moving:
+                # Page number r of n is read when r/n of the time is over, and takes with it what was written before.
+                rank = np.minimum(self._rank[pages], leaving.size - 1).astype(np.int64)
+                whole, part = divmod(us, leaving.size)  # r * us might not fit into 64 bits
+                read_at = rank * whole + rank * part // leaving.size
+                taken = (leaving[rank] == pages) & (start + when < read_at)
+                np.add.at(self.at_b, pages[taken], 1)
+            np.add.at(self.at_a, pages, 1)
         return self.now - before
 
     def send(self, pages: np.ndarray) -> None:
@@ -151,9 +157,7 @@ class Guest:
         return when[:done], pages[:done]
 
 
-def stop_and_copy(
-    workload, pages: int, bandwidth: int, activation_us: int = 0, tracking: Tracking = FREE
-) -> list[Round]:
+def stop_and_copy(workload, pages: int, bandwidth: int, activation_us: int = 0) -> list[Round]:
     """Stop the guest, send all its memory, start it on B.
 
     `pages` of 4 KiB, `bandwidth` in bytes a second.
@@ -163,7 +167,7 @@ def stop_and_copy(
     33554432
     """
     check_link(bandwidth, activation_us)
-    guest = Guest(workload, pages, tracking)
+    guest = Guest(workload, pages)
     return _finish(guest, [], np.arange(pages, dtype=np.int32), 0, bandwidth, activation_us)
 
 
@@ -173,7 +177,8 @@ def precopy(
     """Send memory round by round while the guest runs, then stop it and send the rest.
 
     Round 1 sends every page, each later round the pages that were dirtied during the one before; `rule` (see
-    `stop_rules`) paces the rounds and ends them. `pages` of 4 KiB, `bandwidth` in bytes a second [Clark05].
+    `stop_rules`) paces the rounds and ends them; after ``MAX_ROUNDS`` they end in any case. `pages` of 4 KiB,
+    `bandwidth` in bytes a second [Clark05].
 
     >>> from vlib.workloads import Sweep
     >>> from vlib.stop_rules import Rounds
@@ -189,6 +194,7 @@ def precopy(
     held = np.zeros(streak.size, bool)  # pages that wait for the stop
     while True:
         rate = min(rule.rate(trace), bandwidth)
+        check_range("the rate of the rule", rate, 1)
         start, began, sent = clock, guest.now, 0
         for batch in _batches(todo, rule.peek):
             if rule.peek:
@@ -207,7 +213,7 @@ def precopy(
             todo = dirty[~held[dirty]]
             left = np.union1d(np.flatnonzero(held), dirty)
         this = Round(start, clock, "pre-copy", rate, sent, sent * PAGE, skipped, dirty.size, left.size, ran)
-        why = rule.stop([*trace, this], todo.size)
+        why = rule.stop([*trace, this], todo.size) or ("endless" if len(trace) + 1 == MAX_ROUNDS else "")
         trace.append(this._replace(why=why))
         if why:
             return _finish(guest, trace, left, clock, bandwidth, activation_us)
@@ -279,6 +285,7 @@ def plateau(trace: list, patience: int = 3) -> int | None:
     >>> trace[-2].why, round(plateau(trace) / 10_000, 2)
     ('plateau', 0.8)
     """
+    check_range("patience", patience, 1)
     left = [event.left for event in trace if event.phase == "pre-copy"]
     if len(left) <= patience or min(left[-patience:]) < min(left[:-patience]):
         return None

@@ -8,7 +8,7 @@ in a row a dirtied page is held back for the stop (``hold_after``; 0: never).
 from dataclasses import dataclass
 
 from vlib.migration import MBIT, plateau
-from vlib.workloads import PAGE, SECOND
+from vlib.workloads import PAGE, SECOND, check_range
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Rounds:
     patience: int = 3
     peek: int = 0
     hold_after: int = 0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            check_range(name, value, 0)
 
     def rate(self, trace) -> int:
         """Return the bytes a second for the next round: whatever the link gives."""
@@ -44,11 +48,13 @@ class Rounds:
         return ""
 
 
-# The limits in Xen's code of 2005 and in today's libxenguest [Xen-git]. Neither looks for a plateau.
-XEN_2005 = Rounds(goal=49, max_rounds=30, max_factor=3, patience=0, peek=1024)
-XEN_TODAY = Rounds(goal=49, max_rounds=5, patience=0, peek=1024)
+# The limits in Xen's code of 2005 (30 rounds, the last with the guest stopped) and in today's libxenguest, which no
+# longer peeks [Xen-git]. Both send the fewer than 50 pages once more before they stop the guest, and the code of 2005
+# also stops when a round at full rate sent more than the one before: neither is modelled.
+XEN_2005 = Rounds(goal=49, max_rounds=29, max_factor=3, patience=0, peek=1024)
+XEN_TODAY = Rounds(goal=49, max_rounds=5, patience=0)
 
-# Pages that were dirtied in two rounds in a row are taken for the writable working set and sent only once [Clark05].
+# Pages that were dirtied in two rounds in a row are taken for the writable working set: they wait for the stop [Clark05].
 SKIP_WORKING_SET = Rounds(hold_after=2)
 
 
@@ -56,7 +62,8 @@ SKIP_WORKING_SET = Rounds(hold_after=2)
 class Adaptive:
     """Follow the dirty rate: each round goes `step` faster than pages were dirtied during the one before [Clark05].
 
-    The guest is stopped when that would exceed `high`, or when less than `goal` bytes are left.
+    The guest is stopped when that would exceed `high`, when less than `goal` bytes are left, or after `max_rounds`: a
+    link slower than the rule asks for might never catch up. What is left then goes at the full bandwidth of the link.
 
     >>> from vlib.migration import precopy
     >>> from vlib.workloads import Uniform
@@ -69,8 +76,13 @@ class Adaptive:
     step: int = 50 * MBIT
     high: int = 500 * MBIT
     goal: int = 256 * 1024  # bytes
+    max_rounds: int = 29
     peek: int = 1024
     hold_after: int = 0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            check_range(name, value, 0 if name in ("peek", "hold_after") else 1)
 
     def rate(self, trace) -> int:
         """Return the bytes a second for the next round."""
@@ -85,4 +97,6 @@ class Adaptive:
             return "little left"
         if self.rate(trace) > self.high:
             return "too fast"
+        if len(trace) >= self.max_rounds:
+            return "round limit"
         return ""
