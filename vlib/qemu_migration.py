@@ -42,12 +42,13 @@ def qemu_precopy(
     >>> [(r.phase, r.left) for r in trace]
     [('pre-copy', 4048), ('pre-copy', 1174), ('pre-copy', 817), ('pre-copy', 817), ('stop-and-copy', 0)]
     """
+    guest = Guest(workload, pages, tracking)
+    filled = pages if filled is None else filled
+    check_range("filled", filled, 0, pages)
     check_range("bandwidth", bandwidth, 1)
     check_range("downtime_limit", downtime_limit, 1)
     check_range("max_bandwidth", max_bandwidth, 0)
-    filled = pages if filled is None else filled
-    check_range("filled", filled, 0, pages)
-    guest = Guest(workload, pages, tracking)
+    check_range("patience", patience, 1)
     limited = 0 < max_bandwidth < bandwidth
     budget = max_bandwidth * SLOT_US // SECOND
 
@@ -73,12 +74,14 @@ def qemu_precopy(
         if not todo.size or todo.size * PAGE < threshold:
             break
 
-        total = np.cumsum(_bytes_on_wire(guest, todo, filled))
-        if limited:  # the rest of this slot's budget, all at once
-            n = min(int(np.searchsorted(total, budget - slot_bytes)) + 1, todo.size)
-        else:
-            look = -(-int(np.searchsorted(total, bandwidth * LOOK_US // SECOND) + 1) // LOOK_PAGES) * LOOK_PAGES
-            n = min(look, todo.size)
+        # The rest of this slot's budget goes out in one burst.
+        room = budget - slot_bytes if limited else bandwidth * LOOK_US // SECOND
+        head = todo[: room // ZERO_BYTES + LOOK_PAGES]  # more than that cannot go
+        total = np.cumsum(_bytes_on_wire(guest, head, filled))
+        n = int(np.searchsorted(total, room)) + 1
+        if not limited:
+            n = -(-n // LOOK_PAGES) * LOOK_PAGES
+        n = min(n, todo.size)
         batch, todo, batch_bytes = todo[:n], todo[n:], int(total[n - 1])
         scan = int(batch[-1]) + 1
         sent, size, slot_bytes = sent + n, size + batch_bytes, slot_bytes + batch_bytes
