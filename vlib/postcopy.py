@@ -5,6 +5,7 @@ sent. A *pager* decides what A sends when no page is asked for: nothing (``Deman
 around the latest faults (``Prepaging``) [Hines09]. A workload's writes stand for all touches of the guest.
 """
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,10 @@ class Demand:
         """Take note of a fault."""
 
     def take(self, n: int, unsent: np.ndarray) -> np.ndarray:
-        """Return up to n pages to send next, in order, and mark them as sent."""
+        """Return up to n of the unsent pages, in the order to send them; fewer: no more until the next fault.
+
+        `unsent` has a bool for each page. The caller marks the pages as sent.
+        """
         return np.empty(0, np.int64)
 
 
@@ -44,94 +48,74 @@ class Push(Demand):
         self.at = 0
 
     def take(self, n, unsent):
-        """Return up to n pages to send next, in order, and mark them as sent."""
+        """Return up to n of the unsent pages, in the order to send them."""
         pages = _outward(unsent, self.at, 1, n)
-        if pages.size:
-            self.at = int(pages[-1]) + 1
-            unsent[pages] = False
+        self.at = int(pages[-1]) + 1 if pages.size else unsent.size
         return pages
 
 
 class Prepaging(Demand):
     """Send pages around the latest faults: a bubble grows from each of up to `pivots` pivots [Hines09].
 
-    The edges of the bubbles take turns; each sends the nearest unsent page outwards. Edges that would send the same page
-    in the same direction have met, and are one. Without any fault yet, page 0 is the pivot.
+    The edges of the bubbles take turns, those of the latest pivot first; each sends the next unsent page outwards. Edges
+    that go the same way and have met are one. Before the first fault page 0 is the pivot.
     """
 
     def __init__(self, pivots: int = 7):
         check_range("pivots", pivots, 1)
         self.pivots = pivots
-        self.edges = [(0, 1)]  # (next page, direction), oldest pivot first
-        self.turn = 0
+        self._begin([(0, 1)])
 
     def fault(self, page):
         """Make the page a pivot, in place of the oldest if there are enough."""
-        self.edges = [*self.edges, (page, -1), (page, 1)][-2 * self.pivots :]
-        self.turn = 0
+        self._begin([(page, 1), (page, -1), *self.edges][: 2 * self.pivots])
 
     def take(self, n, unsent):
-        """Return up to n pages to send next, in order, and mark them as sent."""
+        """Return up to n of the unsent pages, in the order to send them."""
         found = []
-        while n > 0:
-            self._merge(unsent)
-            if not self.edges:
-                first = int(unsent.argmax())
-                if not unsent[first]:
-                    break
-                self.edges = [(first, 1)]
-            pages = self._whole_turns(n, unsent)
-            unsent[pages] = False
+        while n > 0 and (self.plan.size or self._make_plan(unsent)):
+            pages, self.plan = self.plan[:n], self.plan[n:]
+            unsent[pages] = False  # for the next plan
             found.append(pages)
             n -= pages.size
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
-    def _merge(self, unsent):
-        """Move each edge on to its next unsent page, and drop edges that have met another or have none."""
-        edges, turn = [], 0
-        for i, (at, step) in enumerate(self.edges):
-            if i == self.turn:
-                turn = len(edges)
-            if not (0 <= at < unsent.size and unsent[at]):
-                page = _outward(unsent, at, step, 1)
-                at = int(page[0]) if page.size else None
-            if at is not None and (at, step) not in edges:
-                edges.append((at, step))
-        self.edges, self.turn = edges, turn if turn < len(edges) else 0
+    def _begin(self, edges):
+        self.edges = self.ahead = edges  # (page, direction) when the plan was made, and when it has been carried out
+        self.plan, self.turns = np.empty(0, np.int64), 8
 
-    def _whole_turns(self, n, unsent):
-        """Return the pages of as many whole rounds of turns as fit in n and are free of meetings, or of one turn."""
-        order = self.edges[self.turn :] + self.edges[: self.turn]
-        each = n // len(order)
-        while each > 0:
-            columns = [_outward(unsent, at, step, each) for at, step in order]
-            each = min(column.size for column in columns)
-            rows = np.stack([column[:each] for column in columns], axis=1)
-            if np.unique(rows).size == rows.size:
-                order = [(int(row[-1]) + step, step) for row, (_, step) in zip(rows.T, order, strict=True)]
-                self.edges = order[len(order) - self.turn :] + order[: len(order) - self.turn]
-                return rows.ravel()
-            each //= 2
-        at, step = order[0]
-        self.edges[self.turn] = (at + step, step)
-        self.turn = (self.turn + 1) % len(self.edges)
-        return np.array([at])
+    def _make_plan(self, unsent):
+        """Plan some turns of all edges, twice as many each time: what is sent depends on the faults, not on who asks when."""
+        ways = {}
+        for at, step in self.ahead:
+            pages = _outward(unsent, at, step, self.turns)
+            if pages.size:
+                ways[int(pages[0]), step] = pages
+        if not ways:  # no edge has anything before it
+            pages = _outward(unsent, 0, 1, self.turns)
+            if not pages.size:
+                return False
+            ways[int(pages[0]), 1] = pages
+        self.edges = list(ways)
+        self.ahead = [(int(pages[-1]) + step, step) for (_, step), pages in ways.items()]
+        turn = np.concatenate([np.arange(pages.size) for pages in ways.values()])
+        plan = np.concatenate(list(ways.values()))[np.argsort(turn, kind="stable")]
+        self.plan = plan[np.sort(np.unique(plan, return_index=True)[1])]  # where two bubbles touch, whoever comes first
+        self.turns = min(2 * self.turns, 2**14)
+        return True
 
 
 def _outward(unsent, at, step, n):
     """Return up to n unsent pages from `at` on, in steps of +1 or -1."""
-    at, limit, size = max(at, 0) if step > 0 else at, unsent.size, 4 * n + 64
-    if step < 0:
-        at = min(at, limit - 1)
-    found = []
-    while n > 0 and 0 <= at < limit:
+    found, size = [np.empty(0, np.int64)], 4 * n + 64
+    while n > 0 and 0 <= at < unsent.size:
         part = unsent[at : at + size] if step > 0 else unsent[max(at - size + 1, 0) : at + 1][::-1]
         pages = at + step * np.flatnonzero(part)[:n]
         found.append(pages)
         n -= pages.size
         at += step * part.size
         size *= 2
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    return np.concatenate(found)
 
 
 def postcopy(
@@ -146,9 +130,9 @@ def postcopy(
 ) -> list:
     """Stop the guest, start it on B with its CPU and device state only, and let the pager bring its memory.
 
-    `pages` of 4 KiB, `bandwidth` in bytes a second, `latency_us` one way. The trace has the stop, the time of fetching as
-    one ``Round`` (without the pages asked for), and each ``Fault``. After `horizon_us` of fetching the rest is left on A:
-    with ``Demand`` it may stay there for ever.
+    `pages` of 4 KiB, `bandwidth` in bytes a second, `latency_us` one way; the run works on a copy of the `pager`. The
+    trace has the stop, the time of fetching as one ``Round`` (without the pages asked for), and each ``Fault``. When the
+    guest has run for `horizon_us` on B the rest is left on A: with ``Demand`` it may stay there for ever.
 
     >>> from vlib.workloads import Sweep
     >>> trace = postcopy(Sweep(pages=100, rate=1000), 1000, 10_000 * PAGE, Push())
@@ -197,17 +181,18 @@ def hybrid(
 def _pull(guest, trace, unsent, clock, bandwidth, pager, latency, state_bytes, activation_us, horizon_us):
     check_range("latency_us", latency, 0)
     check_range("state_bytes", state_bytes, 0)
+    check_range("horizon_us", horizon_us, 1)
     up = clock + transfer_us(state_bytes, bandwidth) + latency
     trace.append(Round(clock, up, "stop-and-copy", bandwidth, 0, state_bytes, 0, 0, int(unsent.sum()), 0))
     if activation_us:
         trace.append(Round(up, up + activation_us, "activation", bandwidth, 0, 0, 0, 0, 0, 0))
         up += activation_us
 
-    wire = _Wire(guest, unsent, up, bandwidth, latency, pager)
+    wire = _Wire(guest, unsent, up, bandwidth, latency, deepcopy(pager))
     twin = guest.at_a.copy()  # the memory of a guest that never moved
-    now, faults, waited = up, [], 0
-    while now < up + horizon_us and (wire.left or now < wire.last_arrival):
-        span = min(WINDOW_US, up + horizon_us - now)
+    now, faults, waited, horizon = up, [], 0, guest.now + horizon_us
+    while guest.now < horizon and (wire.left or now < wire.last_arrival):
+        span = min(WINDOW_US, horizon - guest.now)
         times, pages = guest.workload.writes(guest.now, guest.now + span)
         missing = np.flatnonzero(wire.arrival[pages] > now)
         first_touches = np.sort(missing[np.unique(pages[missing], return_index=True)[1]])
@@ -224,7 +209,7 @@ def _pull(guest, trace, unsent, clock, bandwidth, pager, latency, state_bytes, a
         now += span
         wire.send_until(now)
 
-    guest.at_a = np.where(unsent, guest.at_b, twin)
+    guest.at_a = np.where(unsent, guest.at_b, twin) if wire.left else twin
     guest.prove_arrival()
     end = max(wire.last_arrival, up) if not wire.left else now
     asked = sum(fault.bytes > 0 for fault in faults)
@@ -242,16 +227,19 @@ class _Wire:
         self.bandwidth, self.latency = bandwidth, latency
         self.left, self.sent, self.last_arrival = int(unsent.sum()), 0, 0
         self.arrival = np.where(unsent, NEVER, 0)
-        self.origin, self.busy = (
-            start,
-            0,
-        )  # the link is busy until `busy` bytes have passed since `origin`, times SECOND
+        self.origin, self.busy = start, 0  # the link is busy until `busy` bytes times SECOND have passed since `origin`
 
     def send_until(self, time: int) -> None:
         """Send what the pager chooses, as long as the next page would begin before `time`."""
-        slots = -(-((time - self.origin) * self.bandwidth - self.busy) // (PAGE * SECOND))
-        if slots > 0 and self.left:
-            self._send(self.pager.take(min(slots, self.left), self.unsent))
+        passed = (time - self.origin) * self.bandwidth
+        n = min(-(-(passed - self.busy) // (PAGE * SECOND)), self.left)
+        if n > 0:
+            pages = np.asarray(self.pager.take(n, self.unsent), np.int64)
+            if pages.size > n or (self.arrival[pages] != NEVER).any():
+                raise ValueError(f"the pager gave {pages.size} pages, allowed: up to {n}, none of them sent before")
+            self._send(pages)
+        if self.busy < passed:  # the link has been idle
+            self.origin, self.busy = time, 0
 
     def fetch(self, page: int, at: int) -> tuple[int, bool]:
         """Touch a page at time `at`: return when it is there, and whether it had to be sent for this."""
@@ -259,10 +247,8 @@ class _Wire:
         if self.arrival[page] <= at:
             return at, False
         self.send_until(at + self.latency)
-        asked = bool(self.unsent[page])
+        asked = bool(self.arrival[page] == NEVER)
         if asked:
-            self.busy = max(self.busy, (at + self.latency - self.origin) * self.bandwidth)
-            self.unsent[page] = False
             self._send(np.array([page]))
         self.pager.fault(page)
         return int(self.arrival[page]), asked
@@ -273,6 +259,7 @@ class _Wire:
             self.busy = int(passed[-1])
             self.arrival[pages] = self.origin - (-passed // self.bandwidth) + self.latency
             self.last_arrival = int(self.arrival[pages[-1]])
+            self.unsent[pages] = False
             self.left -= pages.size
             self.sent += pages.size
             self.guest.send(pages)
