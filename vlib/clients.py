@@ -10,7 +10,7 @@ def throughput(trace: list, bin_us: int, until: int) -> np.ndarray:
     """Return for each bin of `bin_us` up to `until` (µs) the share of its time in which the guest executed.
 
     Before and after the migration the guest has all of it; within a pre-copy round the cost of tracking its writes is
-    spread evenly.
+    spread evenly. A bin that would end after `until` is left out.
 
     >>> from vlib.migration import Round
     >>> trace = [Round(0, 20, "pre-copy", 1, 1, 1, 0, 0, 1, 15), Round(20, 30, "stop-and-copy", 1, 1, 1, 0, 0, 0, 0)]
@@ -20,13 +20,13 @@ def throughput(trace: list, bin_us: int, until: int) -> np.ndarray:
     check_range("bin_us", bin_us, 1)
     check_range("until", until, bin_us)
     edges = np.arange(0, until - until % bin_us + 1, bin_us)
-    lost = np.zeros(edges.size)  # µs lost before each edge
-    for event in trace:
-        stalled = isinstance(event, Fault)
-        if event.end > event.start and (stalled or event.phase != "post-copy"):
-            loss = 1.0 if stalled else 1 - event.ran / (event.end - event.start)
-            lost += loss * np.clip(edges - event.start, 0, event.end - event.start)
-    return 1 - np.diff(lost) / bin_us
+    times, lost = [0], [0.0]  # µs lost until each time
+    for event in sorted(trace, key=lambda event: event.start):
+        if isinstance(event, Fault) or event.phase != "post-copy":  # post-copy stalls the guest in its faults only
+            ran = 0 if isinstance(event, Fault) else event.ran
+            times += [event.start, event.end]
+            lost += [lost[-1], lost[-1] + event.end - event.start - ran]
+    return 1 - np.diff(np.interp(edges, times, lost)) / bin_us
 
 
 def outage(trace: list, timeout_us: int = 200_000, unreachable_us: int = 0) -> int:
