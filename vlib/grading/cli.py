@@ -1,10 +1,15 @@
 """The command `vlib`: bad input ends with one line and exit status 2."""
 
 import argparse
+import contextlib
+import json
+import os
 import sys
 from pathlib import Path
 
+from .files import locked
 from .notebook import LabError, course_labs, find_lab, read_lab
+from .sandbox import Limits
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +46,30 @@ def _parser():
     sub = command("prove", _prove, "Run a lab's proving submissions and compare what they earn, at two seeds.")
     sub.add_argument("lab")
     sub.add_argument("--trials", type=Path, help="their folder (default: tests/submissions/LAB beside LABS)")
+    sub = command("grade", _grade, "Mark a class: results, feedback pages and a gradebook in GRADES.")
+    sub.add_argument("lab")
+    sub.add_argument("submissions", type=Path, help="a folder with STUDENT/LAB.ipynb, or Moodle's or Canvas's zip")
+    sub.add_argument("--out", type=Path, required=True, metavar="GRADES", help="the folder for all that is written")
+    sub.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, help="submissions marked at once")
+    sub.add_argument("--personal", action="store_true", help="other inputs for each student")
+    sub.add_argument("--secret-file", type=Path, help="the secret that seeds come from (default: GRADES/secret)")
+    sub.add_argument("--only", metavar="STUDENT", help="mark this student only")
+    sub.add_argument("--unsafe", action="store_true", help="run students' code without a sandbox, as you")
+    sub.add_argument("--dask", metavar="ADDRESS", help="mark on a dask cluster")
+    limits = Limits()
+    sub.add_argument("--seconds", type=_count, default=limits.seconds, help="for one cell")
+    sub.add_argument("--memory", type=_count, default=limits.memory >> 20, help="MiB for one task")
+    sub.add_argument("--processes", type=_count, default=limits.processes, help="and threads, for one task")
+    sub.add_argument("--disk", type=_count, default=limits.disk >> 20, help="MiB for one task")
+    sub.add_argument("--output", type=_count, default=limits.output >> 20, help="MiB of output for one task")
     return parser
+
+
+def _count(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
 
 
 def _check(args):
@@ -82,6 +110,44 @@ def _prove(args):
             print(f"seed {seed}  {name}: {wrong or 'as expected'}", flush=True)
     print(f"{len(trials)} submissions at 2 seeds, {failures} not as expected")
     return 1 if failures else 0
+
+
+def _grade(args):
+    from .batch import mark_class, read_secret
+    from .mark import Exam
+    from .reference import read_judges, read_solution
+    from .report import write_reports
+    from .submissions import find
+
+    path = find_lab(args.lab, args.labs)
+    lab = read_lab(path)
+    entries, problems = find(args.submissions, lab.stem)
+    if args.only:
+        entries = [e for e in entries if e.student == args.only]
+        if not entries:
+            raise LabError(f"{args.only!r} has no submission in {args.submissions}")
+    limits = Limits(args.seconds, args.memory << 20, args.processes, args.disk << 20, args.output << 20)
+    solution = read_solution(lab, args.solutions or args.labs / "solutions")
+    judges = read_judges(lab, args.labs)
+    exam = Exam(lab.stem, json.dumps(lab.notebook), solution, judges, limits, not args.unsafe)
+    with locked(args.out):
+        secret = read_secret(args.secret_file or args.out / "secret")
+        with _executor(args) as executor:
+            problems += mark_class(exam, entries, args.out, secret, args.personal, executor, args.jobs)
+        for line in write_reports(args.out, lab):
+            print(line)
+    if problems:
+        raise LabError("; ".join(problems))
+
+
+def _executor(args):
+    if not args.dask:
+        return contextlib.nullcontext()
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise LabError("--dask needs dask: pip install 'vlib[dask]'") from None
+    return Client(args.dask).get_executor()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import time
 from collections import deque
 
 FRAME = 4_200_000  # bytes: a million characters of one shown value
-TOTAL = 16_000_000  # bytes of all that one task may say
+OUTPUT = 16 << 20  # bytes of all that one task may say
 
 
 class Kernel:
@@ -21,9 +22,10 @@ class Kernel:
     why, in a line for the student, and every later call raises queue.Empty at once.
     """
 
-    def __init__(self, write, read, stop):
+    def __init__(self, write, read, stop, output=OUTPUT):
         self._write, self._read, self._stop = write, read, stop
         self.ended = ""
+        self._output = output
         self._sent = 0
         self._iopub = deque()
         self._frames = queue.Queue(maxsize=1000)
@@ -38,7 +40,7 @@ class Kernel:
             except (OSError, ValueError):
                 line = b""
             said += len(line)
-            if not line.endswith(b"\n") or said > TOTAL:
+            if not line.endswith(b"\n") or said > self._output:
                 ended = "its output was more than is read" if line else "the code ended Python itself"
                 break
             try:
@@ -157,3 +159,19 @@ def start_process() -> Kernel:
         child.wait()
 
     return Kernel(child.stdin, child.stdout, stop)
+
+
+def starter(control: socket.socket, output: int = OUTPUT):
+    """Return a function that asks the fork server behind `control` for a kernel."""
+
+    def start():
+        ours, its = socket.socketpair()
+        leash, hand = os.pipe()
+        with ours, its:  # the kernel's two files keep our end open
+            try:
+                socket.send_fds(control, [b"k"], [its.fileno(), leash])
+            finally:
+                os.close(leash)
+            return Kernel(ours.makefile("wb"), ours.makefile("rb"), lambda: os.close(hand), output)
+
+    return start

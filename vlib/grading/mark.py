@@ -103,7 +103,7 @@ class Desk:
         limits = self.exam.limits
         cells = sum(c["cell_type"] == "code" for c in json.loads(self.exam.lab)["cells"])
         self.deadline = 60 + 10 * 2 * cells * limits.seconds  # ten runs of the lab, each with its judges
-        options = {"control": None, "deadline": self.deadline}
+        options = {"control": None, "deadline": self.deadline, "output": limits.output}
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, its:
             if self.exam.safe:

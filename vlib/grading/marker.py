@@ -19,34 +19,11 @@ from dataclasses import asdict, replace
 from .compare import Marker, assemble, run
 from .extract import essays, extract
 from .forkserver import drop_root
-from .kernel import Kernel, start_process
+from .kernel import start_process, starter
 from .notebook import LabError, parse_lab, read_notebook
 from .reference import guessable, references
 
 MEMORY = 4 << 30  # bytes of address space: a damaged notebook may be large
-
-
-def starter(control: socket.socket):
-    """Return a function that asks the fork server for a kernel."""
-
-    def start():
-        ours, its = socket.socketpair()
-        leash, hand = os.pipe()
-        try:
-            socket.send_fds(control, [b"k"], [its.fileno(), leash])
-        finally:
-            its.close()
-            os.close(leash)
-        ours.settimeout(None)
-
-        def stop():
-            os.close(hand)
-
-        kernel = Kernel(ours.makefile("wb"), ours.makefile("rb"), stop)
-        ours.close()  # the two files keep it open
-        return kernel
-
-    return start
 
 
 def grade(job: dict, marker: Marker) -> dict:
@@ -125,7 +102,7 @@ def main():
     options = json.loads(sys.argv[1])
     start = start_process
     if options["control"] is not None:
-        start = starter(socket.socket(fileno=options["control"]))
+        start = starter(socket.socket(fileno=options["control"]), options["output"])
     gc.freeze()  # what is loaded now is shared by all forks
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

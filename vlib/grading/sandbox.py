@@ -24,12 +24,13 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kernel may use; memory and disk in bytes, times in seconds."""
+    """What a kernel may use; memory, disk and output in bytes, times in seconds."""
 
     seconds: float = 10.0  # of one cell
     memory: int = 1 << 30
     processes: int = 32
     disk: int = 64 << 20
+    output: int = 16 << 20
 
     def as_dict(self) -> dict:
         """Return the limits as plain data, with the processor time that is the last resort."""
