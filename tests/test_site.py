@@ -70,12 +70,16 @@ def opened(browser):
         page = context.new_page()
         page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+        page.on("requestfailed", lambda request: failed(request))
         page.on("response", lambda r: complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
         page.on("request", lambda request: foreign(request.url))
         page.goto(address)
         page.wait_for_load_state("load")
         return page
+
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # that one is the test's own: it went on to the next page
+            complaints.append(f"{request.failure}: {request.url}")
 
     def foreign(url):
         if not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")):

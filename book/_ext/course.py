@@ -1,9 +1,8 @@
-"""The few lines of Sphinx that make the site work offline, small, and free of the answers."""
+"""The few lines of Sphinx that the course needs: fresh outputs, labs without answers, notebooks to download."""
 
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,6 @@ import jupytext
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.unsrt import Style
 from pybtex.style.labels import BaseLabelStyle
-
-# Scripts and styles that Jupyter Book adds to every page and that nothing here uses (thebe would ask another host).
-UNUSED = ("thebe", "design-tabs", "sphinx-design")
 
 
 class KeyLabels(BaseLabelStyle):
@@ -37,7 +33,7 @@ def setup(app):
     os.environ["VLIB_SITE"] = "1"  # inherited by the kernels of the build: vlib.explore writes HTML
     app.connect("config-inited", key_cache)
     app.connect("source-read", hide_answers)
-    app.connect("html-page-context", trim, priority=900)
+    app.connect("html-page-context", offer_notebook, priority=900)
     app.connect("build-finished", write_notebooks)
     app.connect("build-finished", remove_old_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -69,16 +65,8 @@ def student(text):
     return student_copy(json.loads(text))
 
 
-def trim(app, pagename, templatename, context, doctree):
-    """Drop what a page does not use, and offer its notebook."""
-    body = context.get("body", "")
-    unused = UNUSED if "live-figure" in body else (*UNUSED, "explore.js")
-    for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context[kind] if not any(name in describe(file) for name in unused)]
-    # What is left of thebe: its settings, and the name of the kernel.
-    context["body"] = re.sub(
-        r'<script type="text/x-thebe-config">.*?</script>\s*<script>.*?</script>', "", body, flags=re.S
-    )
+def offer_notebook(app, pagename, templatename, context, doctree):
+    """Put a button for the page's notebook at its top."""
     if is_notebook(app, pagename):
         name = pagename.rpartition("/")[2]
         context["header_buttons"].append(
@@ -91,11 +79,6 @@ def trim(app, pagename, templatename, context, doctree):
                 "label": "download-notebook-button",
             }
         )
-
-
-def describe(file):
-    """Return the name of a script or style, or what it says if it is written into the page."""
-    return f"{file.filename} {getattr(file, 'attributes', {}).get('body')}"
 
 
 def is_notebook(app, pagename):
