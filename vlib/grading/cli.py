@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .files import locked
 from .notebook import LabError, course_labs, find_lab, read_lab
-from .sandbox import Limits
+from .sandbox import Limits, require
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,20 +94,20 @@ def _refresh(args):
 
 def _prove(args):
     from .compare import Marker
-    from .course import checked_references
-    from .kernel import start_process
     from .prove import prove, read_trials
-    from .reference import read_judges, read_solution
+    from .reference import checked_references, read_judges, read_solution, references
+    from .sandbox import own_kernels
 
     lab = read_lab(find_lab(args.lab, args.labs))
     solution, judges = read_solution(lab, args.solutions or args.labs / "solutions"), read_judges(lab, args.labs)
     trials = read_trials(lab, solution, args.trials or args.labs.parent / "tests" / "submissions" / lab.stem)
     failures = 0
-    for seed in (0, 20):
-        expected = checked_references(lab, solution, judges, seed=seed)
-        for name, wrong in prove(lab, trials, expected, Marker(start_process, seed, judges)):
-            failures += bool(wrong)
-            print(f"seed {seed}  {name}: {wrong or 'as expected'}", flush=True)
+    with own_kernels(lab, judges) as start:
+        for seed, make in ((0, checked_references), (20, references)):
+            marker = Marker(start, seed, judges)
+            for name, wrong in prove(lab, trials, make(lab, solution, marker), marker):
+                failures += bool(wrong)
+                print(f"seed {seed}  {name}: {wrong or 'as expected'}", flush=True)
     print(f"{len(trials)} submissions at 2 seeds, {failures} not as expected")
     return 1 if failures else 0
 
@@ -119,8 +119,9 @@ def _grade(args):
     from .report import write_reports
     from .submissions import find
 
-    path = find_lab(args.lab, args.labs)
-    lab = read_lab(path)
+    if not args.unsafe:
+        require()
+    lab = read_lab(find_lab(args.lab, args.labs))
     entries, problems = find(args.submissions, lab.stem)
     if args.only:
         entries = [e for e in entries if e.student == args.only]

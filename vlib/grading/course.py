@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from .compare import Marker
-from .kernel import start_process
 from .notebook import LabError, dump, find_lab, read_lab, read_notebook, student_copy
-from .reference import guessable, read_judges, read_solution, references
+from .reference import checked_references, read_judges, read_solution
+from .sandbox import own_kernels
 
 
 def copy_labs(folder: Path, labs: Path):
@@ -57,7 +57,9 @@ def refresh(name: str, labs: Path, solutions: Path) -> str:
     """Put the solution's outputs with seed 0 into the check cells of a lab; refuse targets that can be guessed."""
     path = find_lab(name, labs)
     lab = read_lab(path)
-    expected = checked_references(lab, read_solution(lab, solutions), read_judges(lab, labs))
+    judges = read_judges(lab, labs)
+    with own_kernels(lab, judges) as start:
+        expected = checked_references(lab, read_solution(lab, solutions), Marker(start, 0, judges))
     count = 0
     for raw in lab.notebook["cells"]:
         if raw["cell_type"] != "code":
@@ -69,14 +71,3 @@ def refresh(name: str, labs: Path, solutions: Path) -> str:
     part.write_text(dump(lab.notebook), encoding="utf-8")
     os.replace(part, path)
     return f"{path}: {count} targets"
-
-
-def checked_references(lab, solution: str, judges: str, start=start_process, seed: int = 0) -> dict[str, list]:
-    """Return the references for `seed`, having made sure that no check can be earned by guessing."""
-    marker = Marker(start, seed, judges)
-    expected = references(lab, solution, marker)
-    other = references(lab, solution, Marker(start, seed + 1, judges))
-    found = guessable(lab, expected, marker, other)
-    if found:
-        raise LabError(f"{lab.stem} has targets that can be guessed: {'; '.join(found)}")
-    return expected

@@ -7,6 +7,7 @@ dies), the kernel and all that it started is killed. Linux only.
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import resource
@@ -45,7 +46,6 @@ def drop_root():
 
 def serve(control: socket.socket, limits: dict):
     """Fork a kernel for each request, watch what it uses, and kill it when its leash is let go."""
-    call("prctl", SUBREAPER, 1, 0, 0, 0)
     kernels = {}  # leash → pid
     own = _memory(os.getpid())
     looked = 0.0
@@ -57,8 +57,10 @@ def serve(control: socket.socket, limits: dict):
             data, fds, _, _ = socket.recv_fds(control, 1, 2)
             if not data:
                 return  # the marker is gone; so are we, and with us all that is in this sandbox
-            kernels[fds[1]] = _spawn(fds[0], limits, [control.fileno(), *kernels, fds[1]])
-            os.close(fds[0])
+            channel, leash = fds
+            foreign = [control.fileno(), *kernels, leash]
+            kernels[leash] = spawn(functools.partial(_kernel, channel), limits, foreign)
+            os.close(channel)
         if kernels and time.monotonic() - looked > MEMORY_EVERY:
             looked = time.monotonic()
             used = _usage(own)
@@ -103,8 +105,12 @@ def _usage(own):
     return total
 
 
-def _spawn(channel, limits, foreign):
-    """Fork a kernel into namespaces of its own and return its pid; it is adopted by this process."""
+def spawn(work, limits: dict, foreign=()) -> int:
+    """Run `work` in a confined fork with namespaces of its own and return its pid; this process adopts it.
+
+    `foreign` names descriptors that are none of its business.
+    """
+    call("prctl", SUBREAPER, 1, 0, 0, 0)
     read, write = os.pipe()
     middle = os.fork()
     if middle == 0:
@@ -119,7 +125,8 @@ def _spawn(channel, limits, foreign):
             if pid == 0:
                 for fd in (*foreign, write):
                     os.close(fd)
-                _kernel(channel, limits)
+                confine(limits)
+                work()
             os.write(write, str(pid).encode())
             status = 0
         finally:
@@ -129,23 +136,19 @@ def _spawn(channel, limits, foreign):
         pid = pipe.read()
     os.waitpid(middle, 0)
     if not pid:
-        sys.exit("no namespaces for a kernel")  # `vlib doctor` tests it, so this is no submission's doing
+        raise OSError("no namespaces for a kernel")
     return int(pid)
 
 
-def _kernel(channel, limits):
-    try:
-        confine(limits)
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
-        from .runner import serve
+def _kernel(channel):
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    from .runner import serve
 
-        with socket.socket(fileno=channel) as sock:
-            serve(sock.makefile("rb"), sock.makefile("wb"))
-    finally:
-        os._exit(1)
+    with socket.socket(fileno=channel) as sock:
+        serve(sock.makefile("rb"), sock.makefile("wb"))
 
 
 def confine(limits: dict):

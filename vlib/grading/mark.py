@@ -1,19 +1,17 @@
 """grade(submission) -> result: a function of plain data, so that any executor can run it."""
 
-import ast
 import base64
 import contextlib
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
 
 from . import sandbox
-from .notebook import LabError
+from .notebook import LabError, parse_lab
 from .sandbox import Limits
 
 
@@ -104,39 +102,21 @@ class Desk:
         cells = sum(c["cell_type"] == "code" for c in json.loads(self.exam.lab)["cells"])
         self.deadline = 60 + 10 * 2 * cells * limits.seconds  # ten runs of the lab, each with its judges
         options = {"control": None, "deadline": self.deadline, "output": limits.output}
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, its:
-            if self.exam.safe:
-                server = {"control": its.fileno(), "modules": self._modules(), "limits": limits.as_dict()}
-                self._start("forkserver", server, its, stdin=subprocess.DEVNULL)
-                options["control"] = ours.fileno()
-            self._start("marker", options, ours, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def _start(self, module, options, descriptor, **streams):
-        program = [sys.executable, "-m", f"vlib.grading.{module}", json.dumps(options)]
-        if self.exam.safe:
-            program, environment = sandbox.command(program), None
-        else:
+        program = [sys.executable, "-m", "vlib.grading.marker"]
+        if not self.exam.safe:
             environment = {**os.environ, **sandbox.environment(), "HOME": os.environ.get("HOME", "/tmp")}
-        keep = (descriptor.fileno(),)
-        self.processes.append(
-            subprocess.Popen(program, pass_fds=keep, env=environment, stderr=subprocess.DEVNULL, **streams)
-        )
+            self._start([*program, json.dumps(options)], env=environment)
+            return
+        lab = parse_lab(json.loads(self.exam.lab), self.exam.stem)
+        server, control = sandbox.fork_server(sandbox.imports(lab, self.exam.judges), limits)
+        self.processes.append(server)
+        with control:
+            options["control"] = control.fileno()
+            self._start(sandbox.command([*program, json.dumps(options)]), pass_fds=[control.fileno()])
 
-    def _modules(self):
-        """Return the modules that the lab's own cells and its judges import: the fork server has them ready."""
-        names = []
-        sources = [self.exam.judges]
-        for cell in json.loads(self.exam.lab)["cells"]:
-            if cell.get("metadata", {}).get("vlib", {}).get("role") == "setup":
-                sources.append("".join(cell["source"]))
-        for source in sources:
-            for node in ast.walk(ast.parse(source)):
-                if isinstance(node, ast.Import):
-                    names += [a.name for a in node.names]
-                elif isinstance(node, ast.ImportFrom) and not node.level:
-                    names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-        return sorted(set(names))
+    def _start(self, program, **options):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.processes.append(subprocess.Popen(program, **pipes, **options))
 
     def ask(self, job: dict) -> dict:
         """Return the answer to a job; an accident of the marking process is an answer too."""

@@ -1,6 +1,7 @@
 """Make a lab's reference outputs from its solution, and refuse those that an answer could guess."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 from .compare import Marker, assemble, run
@@ -81,6 +82,16 @@ def guessable(lab: Lab, expected: dict[str, list], marker: Marker, other: dict[s
             if o.cell in names and o.fraction == 1 and o.points
         ]
     return found
+
+
+def checked_references(lab: Lab, solution: str, marker: Marker) -> dict[str, list]:
+    """Return the references for the marker's seed, having made sure that no check can be earned by guessing."""
+    expected = references(lab, solution, marker)
+    other = references(lab, solution, replace(marker, seed=marker.seed + 1))
+    found = guessable(lab, expected, marker, other)
+    if found:
+        raise LabError(f"{lab.stem} has targets that can be guessed: {'; '.join(found)}")
+    return expected
 
 
 def _guesses(lab, guess):

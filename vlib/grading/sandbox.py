@@ -1,13 +1,20 @@
 """The outer sandbox: what a process that touches submissions may see and use. Linux, with bubblewrap."""
 
+import ast
+import contextlib
+import functools
+import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .notebook import LabError
+from .kernel import start_process, starter
+from .notebook import Lab, LabError
 
 SYSTEM = (
     "/usr",
@@ -45,7 +52,7 @@ def command(program: list[str]) -> list[str]:
     """
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        raise LabError("there is no sandbox: bubblewrap (bwrap) is not installed; see `vlib doctor`, or use --unsafe")
+        raise LabError("bubblewrap (bwrap) is not installed")
     args = [bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     args += ["--die-with-parent", "--new-session", "--hostname", "lab", "--clearenv"]
     if os.getuid() == 0:
@@ -89,3 +96,72 @@ def environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MPLBACKEND": "Agg",
     }
+
+
+@functools.cache
+def trouble() -> str:
+    """Return why there is no sandbox on this machine, in one line; empty if there is one."""
+    if not sys.platform.startswith("linux"):
+        return f"the sandbox needs Linux, and this is {sys.platform}: use a Linux machine, a container or WSL2"
+    try:
+        done = subprocess.run(
+            command([sys.executable, "-c", PROBE]), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+    except (LabError, OSError, subprocess.TimeoutExpired) as e:
+        return str(e)
+    if done.stdout.strip() == "sandboxed":
+        return ""
+    return " ".join((done.stderr or done.stdout).split())[-300:] or f"bubblewrap ended with status {done.returncode}"
+
+
+# What a fork server will do, done once: become nobody, and make the namespaces of a kernel.
+PROBE = """
+import os
+from vlib.grading import forkserver
+forkserver.drop_root()
+middle = forkserver.spawn(lambda: os._exit(7), {"memory": 1 << 30, "disk": 1 << 20, "processes": 9, "cpu": 9})
+print("sandboxed" if os.waitstatus_to_exitcode(os.waitpid(middle, 0)[1]) == 7 else "a kernel cannot be confined")
+"""
+
+
+def require():
+    """Raise LabError unless students' code can be kept in a sandbox here."""
+    if trouble():
+        raise LabError(f"no sandbox: {trouble()}; see `vlib doctor` (--unsafe runs students' code as you)")
+
+
+def fork_server(modules: list[str], limits: Limits) -> tuple[subprocess.Popen, socket.socket]:
+    """Start a fork server in the sandbox; return its process and the socket to ask it for kernels."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        options = json.dumps({"control": its.fileno(), "modules": modules, "limits": limits.as_dict()})
+        program = command([sys.executable, "-m", "vlib.grading.forkserver", options])
+        return subprocess.Popen(
+            program, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ), ours
+
+
+@contextlib.contextmanager
+def own_kernels(lab: Lab, judges: str = ""):
+    """Give a function that starts kernels for the course's own code: forks where there is a sandbox, else processes."""
+    if trouble():
+        yield start_process
+        return
+    process, control = fork_server(imports(lab, judges), Limits())
+    try:
+        yield starter(control)
+    finally:
+        control.close()
+        process.wait()
+
+
+def imports(lab: Lab, judges: str) -> list[str]:
+    """Return the modules that the lab's own cells and its judges import, so that a fork server has them ready."""
+    names = set()
+    for source in [judges, *(c.source for c in lab.cells if c.role == "setup")]:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                names |= {a.name for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+    return sorted(names)
