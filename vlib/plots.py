@@ -27,10 +27,31 @@ def axes(title: str, xlabel: str = "", ylabel: str = "", ax=None):
     return ax
 
 
+def panels(count: int) -> list:
+    """Return Axes one above the other that share their x axis.
+
+    >>> len(panels(2))
+    2
+    """
+    figure = plt.figure(figsize=(4.8, 0.6 + 1.9 * count), layout="constrained")
+    return list(figure.subplots(count, sharex=True))
+
+
 def series(
-    x, lines: Mapping[str, Sequence], title: str, xlabel: str, ylabel: str, ax=None, step: bool = False, **marks
+    x,
+    lines: Mapping[str, Sequence],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    ax=None,
+    step: bool = False,
+    log: bool = False,
+    top: float | None = None,
+    **marks,
 ):
     """Draw lines over a common x, each labelled at its end; `marks` are labelled vertical lines at some x.
+
+    A NaN leaves a gap; `log` makes the y axis logarithmic; `top` fixes its upper end, so that pictures can be compared.
 
     >>> series([0, 1], {"a": [1, 2], "b": [2, 1]}, "Two lines", "x (s)", "y (MB)").get_title(loc="left")
     'Two lines'
@@ -38,6 +59,10 @@ def series(
     ax = axes(title, xlabel, ylabel, ax)
     for (name, y), colour in zip(lines.items(), COLOURS, strict=False):
         ax.plot(x, y, color=colour, drawstyle="steps-post" if step else "default", label=name)
+    if log:
+        ax.set_yscale("log")
+    if top:
+        ax.set_ylim(top=top, **({} if log else {"bottom": 0}))
     for name, at in marks.items():
         ax.axvline(at, color=GREY, linestyle=":", linewidth=1)
         ax.annotate(
@@ -59,7 +84,8 @@ def stacked_bars(labels: Sequence, parts: Mapping[str, Sequence], title: str, xl
     for (name, height), colour in zip(parts.items(), COLOURS, strict=False):
         ax.bar(at, height, bottom=base, color=colour, label=name, width=0.7)
         base = base + np.asarray(height, float)
-    ax.set_xticks(at, [str(label) for label in labels])
+    every = -(-len(labels) // 14)  # more labels would run into each other
+    ax.set_xticks(at[::every], [str(label) for label in labels[::every]])
     if len(parts) > 1:
         ax.legend(frameon=False, fontsize=9)
     return ax
@@ -113,29 +139,37 @@ def timeline(lanes: Mapping[str, Sequence[tuple]], title: str, xlabel: str = "ti
     return ax
 
 
-def rounds(trace, ax=None):
-    """Draw what each round of a migration sent, and what was left after it, in MB.
+def rounds(trace, title: str = "What each round sends", ax=None):
+    """Draw what each round of a migration sent or skipped, in MB; where the first would dwarf the others it is cut.
 
     >>> from vlib.migration import Round
     >>> rounds([Round(0, 9, "stop-and-copy", 1, 1000, 4096000, 0, 0, 0, 0)]).get_ylabel()
     'MB'
     """
     page = 4096 / 1e6
-    labels = [str(i) if r.phase == "pre-copy" else "stop" for i, r in enumerate(trace, 1) if r.phase != "activation"]
-    sent = [r.sent * page for r in trace if r.phase != "activation"]
-    skipped = [r.skipped * page for r in trace if r.phase != "activation"]
-    ax = stacked_bars(
-        labels, {"sent": sent, "skipped, dirty again": skipped}, "What each round sends", "round", "MB", ax
-    )
-    if len(sent) <= 12 and not any(skipped):
-        for i, amount in enumerate(sent):
-            ax.annotate(_short(amount), (i, amount), (0, 2), textcoords="offset points", ha="center", fontsize=9)
-    ax.get_legend().set_visible(any(skipped))
+    trace = [r for r in trace if r.phase in ("pre-copy", "stop-and-copy")]
+    labels = ["stop" if r.phase == "stop-and-copy" else str(i) for i, r in enumerate(trace, 1)]
+    sent = np.array([r.sent * page for r in trace])
+    skipped = np.array([r.skipped * page for r in trace])
+    stopped = np.array([r.phase == "stop-and-copy" for r in trace])
+    parts = {
+        "sent, guest runs": sent * ~stopped,
+        "sent, guest stopped": sent * stopped,
+        "skipped, dirty again": skipped,
+    }
+    ax = stacked_bars(labels, {name: part for name, part in parts.items() if part.any()}, title, "round", "MB", ax)
+    height = sent + skipped
+    top = 1.4 * height[1:].max(initial=0) or height[0]
+    if height[0] > 2 * top:
+        ax.set_ylim(0, top)
+        ax.annotate(
+            f"{_short(height[0])} MB, cut", (0.5, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9
+        )
     return ax
 
 
 def sequence(trace, hosts: Sequence[str] = ("A", "B"), title: str = "Messages between the hosts", ax=None):
-    """Draw the events of a hand-over from top to bottom, with their times in ms.
+    """Draw the events of a hand-over from top to bottom, with their times in ms and the stages that they belong to.
 
     An arrow that ends in a cross is a message lost; a host's line is thick while it runs the guest.
 
@@ -145,51 +179,60 @@ def sequence(trace, hosts: Sequence[str] = ("A", "B"), title: str = "Messages be
     """
     events = [event for event in trace if event.host]
     if ax is None:
-        ax = plt.figure(figsize=(4.8, 0.8 + 0.2 * len(events)), layout="constrained").subplots()
+        ax = plt.figure(figsize=(4.8, 0.9 + 0.19 * len(events)), layout="constrained").subplots()
     axes(title, ax=ax)
-    thick = {"linewidth": 7, "solid_capstyle": "butt"}
     for x, host in enumerate(hosts):
         ax.plot([x, x], [-0.5, len(events)], color=GREY, linewidth=1, zorder=0)
-        since = None
-        for row, event in enumerate(events):
-            if event.host == host and event.what in ("runs", "resumes"):
-                since = row
-            elif event.host == host and event.what in ("suspends", "releases", "loses") and since is not None:
-                ax.plot([x, x], [since, row], color=GREEN, zorder=1, **thick)
-                since = None
-        if since is not None:
-            ax.plot([x, x], [since, len(events)], color=GREEN, zorder=1, **thick)
+        for first, last in _spans(events, host):
+            ax.plot([x, x], [first, last], color=GREEN, zorder=1, linewidth=7, solid_capstyle="butt")
+    stage = None
     for row, event in enumerate(events):
-        here = hosts.index(event.host)
-        ax.text(-0.35, row, f"{event.time / 1000:g}", va="center", ha="right", fontsize=8, color=GREY)
+        ax.text(-0.42, row, f"{event.time / 1000:g}", va="center", ha="right", fontsize=8, color=GREY)
+        if event.stage != stage:
+            stage = event.stage
+            ax.text(1.72, row, f"Stage {stage}", va="center", ha="right", fontsize=8, color=GREY)
         if event.what == "send":
-            there = 1 - here if event.delivered else 0.5
-            colour = BLUE if event.delivered else RED
-            ax.annotate(
-                "",
-                (there, row),
-                (here, row),
-                arrowprops={"arrowstyle": "->", "color": colour, "shrinkA": 0, "shrinkB": 0},
-            )
-            if not event.delivered:
-                ax.plot(there, row, "x", color=RED)
-            lost = "" if event.delivered else " (lost)"
-            ax.text(
-                (here + there) / 2, row - 0.08, event.message + lost, va="bottom", ha="center", fontsize=8, color=colour
-            )
+            _arrow(ax, row, hosts.index(event.host), event)
         else:
+            here = hosts.index(event.host)
             words = f"{event.what} {event.message}".strip()
-            side = {"x": here - 0.04, "ha": "right"} if here == 0 else {"x": here + 0.04, "ha": "left"}
-            ax.text(y=row, s=words, va="center", fontsize=8, **side)
+            ax.text(
+                here + (0.05 if here else -0.05), row, words, va="center", ha="left" if here else "right", fontsize=8
+            )
     ax.set_xticks(range(len(hosts)), [f"host {host}" for host in hosts])
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.set_yticks([])
     ax.set_ylabel("time (ms)", color=GREY)
     ax.spines[:].set_visible(False)
-    ax.set_xlim(-0.5, 1.4)
+    ax.set_xlim(-0.6, 1.75)
     ax.set_ylim(len(events), -0.8)
     return ax
+
+
+def _spans(events, host):
+    """Return the rows from and to which the host runs the guest."""
+    since, found = None, []
+    for row, event in enumerate(events):
+        if event.host == host and event.what in ("runs", "resumes"):
+            since = row
+        elif event.host == host and event.what in ("suspends", "releases", "loses") and since is not None:
+            found.append((since, row))
+            since = None
+    return found if since is None else [*found, (since, len(events))]
+
+
+def _arrow(ax, row, here, event):
+    """Draw a message from one host to the other, or half of the way and a cross."""
+    there = 1 - here if event.delivered else 0.5
+    colour = BLUE if event.delivered else RED
+    arrow = {"arrowstyle": "->", "color": colour, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (there, row), (here, row), arrowprops=arrow)
+    words = event.message
+    if not event.delivered:
+        ax.plot(there, row, "x", color=RED)
+        words += " (lost)"
+    ax.text((here + there) / 2, row - 0.08, words, va="bottom", ha="center", fontsize=8, color=colour)
 
 
 def _short(number: float) -> str:
