@@ -55,7 +55,7 @@ bench-grading: $(VENV)/.tests  ## measure the marking
 	$(PY) -m bench.grading
 
 fidelity: $(VENV)/.course  ## predicted beside measured migrations: make fidelity POINTS=file.json
-	$(PY) -m bench.fidelity $(POINTS)
+	$(PY) -m vlib.fidelity $(POINTS)
 
 audit: $(VENV)/.tests book  ## lighthouse and axe-core on the built site (needs node, npm and chromium)
 	$(PY) -m bench.audit

@@ -253,6 +253,7 @@ def test_a_page_with_figures_is_light(site, opened):
             page.wait_for_load_state("networkidle")
             assert len(sizes) > 3
             assert sum(sizes.values()) <= PAGE_LIMIT, f"{name}: {sizes}"
+            page.close()  # before its server ends
 
 
 class Links(HTMLParser):
