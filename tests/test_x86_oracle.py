@@ -201,9 +201,9 @@ NO_16 = {"pushad", "popad", "leave", "pushfd", "popfd", "iretd", "callf", "retf"
 """Their 16-bit forms are not modelled."""
 
 
-def instruction(rng, at) -> bytes:
+def instruction(rng, at, encodings=RANDOM) -> bytes:
     """One random instruction of the table for the place `at`, its memory operand mostly within the data page."""
-    e = rng.choice(RANDOM)
+    e = rng.choice(encodings)
     if e.mnemonic == "smsw":
         return b"\x66\x0f\x01" + bytes([0xE0 | rng.randrange(8)])
     code, opcode = b"", bytearray(e.opcode)

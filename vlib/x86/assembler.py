@@ -303,7 +303,8 @@ class _Assembly:
     def _pass(self, first: bool):
         code, lines, seen = bytearray(), {}, set()
         constants = {}
-        for number, text in self.lines:
+        for number, line in self.lines:
+            text = line
             try:
                 here = self.origin + len(code)
                 while match := re.match(r"([A-Za-z_.]\w*)\s*:(?!\s*\[)\s*", text):
@@ -324,7 +325,7 @@ class _Assembly:
                 if len(code) > self.size:
                     raise ValueError(f"program larger than {self.size} bytes")
             except ValueError as error:
-                raise ValueError(f"line {number}: {error}: {text}") from None
+                raise ValueError(f"line {number}: {error}: {line}") from None
         return code, lines
 
     def _define(self, name: str, seen: set):
@@ -344,9 +345,9 @@ class _Assembly:
         if name in ("org", "align", "space"):
             value = _evaluate(rest, names).constant
             gap = {"org": value - here, "align": -here % max(value, 1), "space": value}[name]
-            if not 0 <= gap <= self.size:
-                raise ValueError(f"{name} leaves {gap} bytes, allowed: 0 to {self.size}")
-            return bytes(gap)
+            if gap < 0:
+                raise ValueError(f"{name} leaves {gap} bytes, allowed: 0 or more")
+            return bytes(min(gap, self.size + 1))
         prefix = b""
         while name in _PREFIXES:
             prefix += _PREFIXES[name]

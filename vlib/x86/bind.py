@@ -6,12 +6,10 @@ That is done once for each instruction in memory, so that executing it costs a f
 from functools import partial
 
 from vlib.x86 import operations, system
-from vlib.x86.decoder import CS, Imm, Instruction, Mem, Reg, Rel
-from vlib.x86.traps import MASK, UD, Trap
+from vlib.x86.decoder import Imm, Instruction, Mem, Reg, Rel
+from vlib.x86.traps import MASK
 
 RUN = operations.RUN | system.RUN
-_NEAR = {"call", "jmp", "ret", "pushad", "popad", "leave", "pushfd", "popfd", "iretd", "callf", "jmpf", "retf"}
-_CONTROL = (0, 2, 3, 4)
 
 
 class Operation:
@@ -96,29 +94,13 @@ def _accessors(cpu, operand):
     return lambda: value, None
 
 
-def _check(insn: Instruction):
-    """Raise #UD for operands that the table cannot rule out."""
-    for i, operand in enumerate(insn.operands):
-        if isinstance(operand, Reg) and (
-            (
-                operand.kind == "s"
-                and (operand.number > 5 or (operand.number == CS and i == 0 and insn.mnemonic != "push_seg"))
-            )
-            or (operand.kind == "c" and operand.number not in _CONTROL)
-        ):
-            raise Trap(UD)
-    if insn.size == 2 and insn.mnemonic in _NEAR:
-        raise Trap(UD)
-
-
 def _hooked(cpu, op):
     if not cpu.hook(cpu, op.insn):
         op.plain(cpu, op)
 
 
 def bind(cpu, insn: Instruction) -> Operation:
-    """Return the operation of an instruction on a processor; raises `Trap` for what it does not have."""
-    _check(insn)
+    """Return the operation of an instruction on a processor."""
     op = Operation(insn)
     operands = insn.operands
     if operands:

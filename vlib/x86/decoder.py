@@ -1,6 +1,7 @@
 """Bytes in, one instruction out: what the processor's decoder does, as plain data.
 
-Not decoded, and so undefined here: 16-bit addresses (prefix 67), floating point and vector instructions.
+Not decoded, and so undefined here: 16-bit addresses (prefix 67), 16-bit forms of what moves EIP or ESP by itself, floating
+point and vector instructions.
 """
 
 from typing import NamedTuple
@@ -21,6 +22,7 @@ _FIXED = {"AL": ("r", 0, 1), "CL": ("r", 1, 1), "DX": ("r", 2, 2)} | {
 }
 _PREFIXES = {0x26: ES, 0x2E: CS, 0x36: SS, 0x3E: DS, 0x64: FS, 0x65: GS}
 _LOCKABLE = {"add", "or", "adc", "sbb", "and", "sub", "xor", "inc", "dec", "not", "neg", "xchg", "cmpxchg", "xadd"}
+_NO_16 = {"call", "jmp", "ret", "pushad", "popad", "leave", "pushfd", "popfd", "iretd", "callf", "jmpf", "retf"}
 _STRING = {"movsb", "movsd", "cmpsb", "cmpsd", "stosb", "stosd", "lodsb", "lodsd", "scasb", "scasd"}
 
 
@@ -130,6 +132,13 @@ def _memory(code, at, mod, rm, override):
     return (segment, base, index, scale, displacement), at + size
 
 
+def _exists(register: Reg, writing: bool) -> bool:
+    """Return whether there is such a segment or control register; CS is loaded by jumps only."""
+    if register.kind == "s":
+        return register.number < 6 and not (writing and register.number == CS)
+    return register.kind != "c" or register.number in (0, 2, 3, 4)
+
+
 def decode(code: bytes) -> Instruction:
     """Decode the instruction at the start of some bytes.
 
@@ -205,6 +214,11 @@ def decode(code: bytes) -> Instruction:
             operands.append(Far(_number(code, at + size, 2), _number(code, at, size)))
             at += size + 2
     name = encoding.mnemonic
+    if size == 2 and name in _NO_16:
+        raise Undefined(f"16-bit {name}")
+    for i, operand in enumerate(operands):
+        if isinstance(operand, Reg) and not _exists(operand, writing=i == 0 and name == "mov_seg"):
+            raise Undefined(f"{name} with register {operand.kind}{operand.number}")
     if lock and not (name in _LOCKABLE and operands and isinstance(operands[0], Mem)):
         raise Undefined(f"lock before {name}")
     return Instruction(name, tuple(operands), size, at, repeat if name in _STRING else "", override)
