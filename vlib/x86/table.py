@@ -48,7 +48,7 @@ ed in eAX DX        ee out DX AL        ef out DX eAX       f4 hlt              
 fb sti              0f 00 /0 sldt Es    0f 00 /1 str Es     0f 00 /2 lldt Ew    0f 00 /3 ltr Ew
 0f 00 /4 verr Ew    0f 00 /5 verw Ew    0f 01 /0 sgdt M     0f 01 /1 sidt M     0f 01 /2 lgdt M
 0f 01 /3 lidt M     0f 01 /4 smsw Es    0f 01 /6 lmsw Ew    0f 01 /7 invlpg M   0f 01 c1 vmcall
-0f 02 lar Gv Ew     0f 03 lsl Gv Ew     0f 06 clts          0f 08 invd          0f 09 wbinvd
+0f 02 lar Gv Es     0f 03 lsl Gv Es     0f 06 clts          0f 08 invd          0f 09 wbinvd
 0f 0b ud2           0f 20 mov_cr Rd Cd  0f 21 mov_dr Rd Dd  0f 22 mov_cr Cd Rd  0f 23 mov_dr Dd Rd
 0f 30 wrmsr         0f 31 rdtsc         0f 32 rdmsr         0f 33 rdpmc         0f a2 cpuid
 """
