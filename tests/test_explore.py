@@ -188,11 +188,14 @@ def test_black_white_and_greys_follow_the_theme_and_other_colours_stay(site):
         for at, colour in enumerate(["black", "white", "#808080", "#1f77b4"]):
             axes.plot([0, 1], [at, at], color=colour)
         axes.bar([0], [1], color="black")
-        axes.text(0, 0, "note", color="#404040")
+        axes.text(0, 0, "note", color="#808080")
+        axes.text(0, 0, "hue", color="#ff0000")
         return axes
 
     tree = Tree(explore(draw, alt="Lines", n=(1,)).data)
-    assert set(re.findall(r"#[0-9a-f]{6}", tree.styles.replace("#live-", ""))) == {"#1f77b4"}
+    assert set(re.findall(r"#[0-9a-f]{6}", tree.styles.replace("#live-", ""))) == {"#1f77b4", "#ff0000"}
+    assert "fill:color-mix(in srgb,var(--paper) 33%,var(--ink))" in tree.styles, "grey words are darker than grey lines"
+    assert "fill:color-mix(in srgb,#ff0000 75%,var(--ink))" in tree.styles
     assert "color-mix(in srgb,var(--paper) 50.2%,var(--ink))" in tree.styles
     assert "stroke:var(--ink)" in tree.styles and "stroke:var(--paper)" in tree.styles
     # What matplotlib leaves black by saying nothing takes the ink from the picture.

@@ -171,7 +171,8 @@ def _slim(svg: str, alt: str, prefix: str, classes: dict[str, str]) -> str:
                 if value in names:
                     element.set(key, names[value])
             elif key == "style":
-                style = ";".join(filter(None, (_declaration(part) for part in value.split(";"))))
+                words = element.tag in ("text", "tspan")
+                style = ";".join(filter(None, (_declaration(part, words) for part in value.split(";"))))
                 if style:
                     element.set("class", classes.setdefault(style, f"s{len(classes)}"))
             elif key == "d":
@@ -210,8 +211,11 @@ def _rounded(text: str, digits: int) -> str:
     return re.sub(r"-?\d+\.\d+(?:e-?\d+)?", short, text)
 
 
-def _declaration(part: str) -> str:
-    """Return one CSS declaration in short form; colours between black and white follow the page's ink and paper."""
+def _declaration(part: str, words: bool) -> str:
+    """Return one CSS declaration in short form; colours between black and white follow the page's ink and paper.
+
+    In `words` a middle grey is darkened and a colour is drawn towards the ink, so that they can be read in both themes.
+    """
     name, _, value = (text.strip() for text in part.partition(":"))
     if name == "font":  # the page's own font, in the size, slant and weight that were asked for
         slant = "font-style:italic;" if "italic" in value or "oblique" in value else ""
@@ -220,8 +224,11 @@ def _declaration(part: str) -> str:
     grey = re.fullmatch(r"#(..)\1\1", value)
     if grey:
         light = int(grey[1], 16) * 100 / 255
+        light = 33 if words and 33 < light < 75 else light
         value = f"color-mix(in srgb,var(--paper) {light:.3g}%,var(--ink))"
         value = {"00": "var(--ink)", "ff": "var(--paper)"}.get(grey[1], value)
+    elif words and re.fullmatch(r"#\w{6}", value):
+        value = f"color-mix(in srgb,{value} 75%,var(--ink))"
     elif name == "font-family":
         return ""
     elif re.fullmatch(r"[-\d. ,]+", value):
