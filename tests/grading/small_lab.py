@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+from vlib.grading.notebook import student_copy
+
 LABS = Path(__file__).parent / "labs"
 SOLUTION = (LABS / "solutions" / "lab01_pages.py").read_text()
+JUDGES = (LABS / "judges" / "lab01_pages.py").read_text()
 ANSWERS = {
     "predict-answer": "pages_needed = 3",
     "count-answer": "PAGE = 4096\ndef page(address):\n    return address // PAGE\n"
@@ -85,6 +88,15 @@ CELLS = [
     ),
     text("explain-essay", "*Explain why a page has 4096 bytes.*", task="explain", role="essay", points=3),
 ]
+
+
+def student_notebook(answers=ANSWERS):
+    """Return the unsolved lab as a student has it, with the sources of some cells replaced."""
+    nb = student_copy(json.loads((LABS / "lab01_pages.ipynb").read_text()))
+    for cell in nb["cells"]:
+        cell["source"] = answers.get(cell["id"], cell["source"])
+    return nb
+
 
 if __name__ == "__main__":
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -94,15 +94,17 @@ def run(notebook: dict, marker: Marker) -> list[Outcome]:
         autoload = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         try:
-            status = pytest.main(args, plugins=[Plugin(marker, outcomes)])
+            plugin = Plugin(marker, outcomes)
+            status = pytest.main(args, plugins=[plugin])
         finally:
             if autoload is None:
                 del os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
             else:
                 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = autoload
     checks = sum(c["metadata"]["vlib"]["role"] == "check" for c in notebook["cells"])
-    if status not in (0, 1) or len(outcomes) != checks:
-        raise LabError(f"nbval said status {int(status)} and gave {len(outcomes)} of {checks} results")
+    if plugin.accidents or status not in (0, 1) or len(outcomes) != checks:
+        why = "; ".join(dict.fromkeys(plugin.accidents))[:300]
+        raise LabError(f"nbval said status {int(status)} and gave {len(outcomes)} of {checks} results: {why}")
     return outcomes
 
 
@@ -111,6 +113,7 @@ class Plugin:
 
     def __init__(self, marker, outcomes):
         self.marker, self.outcomes = marker, outcomes
+        self.accidents = []  # what went wrong around the cells, and is nobody's answer
 
     def pytest_configure(self, config):
         """Set what pytest's terminal, which is off, would have set."""
@@ -124,6 +127,9 @@ class Plugin:
 
     def pytest_runtest_logreport(self, report):
         """Keep the outcome of a check cell, whether it passed or not."""
+        if report.failed and not any(name == "vlib" for name, _ in report.user_properties):
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.accidents.append(crash.message if crash else str(report.longrepr))
         if report.when == "call":
             self.outcomes += [value for name, value in report.user_properties if name == "vlib"]
 
@@ -136,7 +142,8 @@ class LabFile(IPyNbFile):
         self.skip_compare += PRINTED
         self.failed = {}  # task → what its answer cell raised
         self.tasks = list(dict.fromkeys(cell.metadata.vlib.task for cell in self.nb.cells))
-        self.task, self.kernel, self.next = None, None, self.marker.start()
+        self.task = self.kernel = self.next = None
+        self.next = self.marker.start()
 
     def enter(self, task):
         """End the kernel of the task before, and start that of the next one while this one works."""
@@ -171,7 +178,10 @@ class LabCell(IPyNbCell):
 
     def runtest(self):
         """Run the cell as nbval does, and say what it is worth."""
-        if self.meta.role != "check":
+        if self.meta.role == "setup":
+            super().runtest()  # the course's own code in a fresh kernel: a failure is an accident, not an answer
+            return
+        if self.meta.role == "answer":
             try:
                 super().runtest()
             except (NbCellError, RuntimeError):
@@ -186,6 +196,9 @@ class LabCell(IPyNbCell):
             error = self.parent.failed.get(self.meta.task) or self._failure()
             self.outcome.error = error
             self.outcome.why = self.meta.problem or error or self.outcome.why
+            raise
+        except Exception:
+            self.user_properties.clear()  # no answer's doing: an accident, and no outcome
             raise
         finally:
             outputs = self.test_outputs or []
@@ -205,6 +218,7 @@ class LabCell(IPyNbCell):
 
     def compare_outputs(self, test, ref, skip_compare=None):
         """Return whether the cell earns all its points; keep the fraction and the reason."""
+        self.comparison_traceback = []  # nbval's text; ours is in the outcome
         if self.meta.judge:
             self.outcome.fraction, self.outcome.why = judge(self.parent.marker, self.meta.judge, shown(test))
         elif super().compare_outputs(test, ref, skip_compare):
@@ -265,20 +279,32 @@ def judge(marker: Marker, name: str, lines: list[str]) -> tuple[float, str]:
     call = f"show(list({name}(json.loads({json.dumps(printed)!r}), {marker.seed})))"
     kernel = marker.start()
     try:
-        request = kernel.execute_cell_input(
-            f"{marker.judges}\n\nimport json\nfrom vlib.grading.show import show\n{call}\n"
-        )
-        kernel.await_reply(request, timeout=marker.seconds)
-        message = kernel.get_message("iopub")
-        if message["msg_type"] == "error":
-            return 0.0, f"the judge cannot read this answer ({message['content']['ename']})"
-        fraction, why = json.loads(message["content"]["data"]["text/plain"])
+        source = f"{marker.judges}\n\nimport json\nfrom vlib.grading.show import show\n"
+        if _run(kernel, source, marker.seconds) != []:
+            raise OSError(f"the judges of the lab fail: {kernel.ended or name}")  # before they see any answer
+        messages = _run(kernel, call, marker.seconds)
+        if messages is None:
+            return 0.0, f"the judge could not replay this answer: {kernel.ended}"
+        last = messages[-1]
+        if last["msg_type"] == "error":
+            return 0.0, f"the judge cannot read this answer ({last['content']['ename']})"
+        fraction, why = json.loads(last["content"]["data"]["text/plain"])
         if isinstance(fraction, (int, float)) and 0 <= fraction <= 1 and isinstance(why, str):
             return float(fraction), why[:SHORT]
         return 0.0, "the judge gave no mark; tell your instructor"
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, IndexError):
         return 0.0, "the judge gave no mark; tell your instructor"
-    except queue.Empty:
-        return 0.0, f"the judge could not replay this answer: {kernel.ended}"
     finally:
         kernel.stop()
+
+
+def _run(kernel, source, seconds):
+    """Run a piece of the course's code; return its outputs but for prints, or None if the kernel did not survive."""
+    try:
+        kernel.await_reply(kernel.execute_cell_input(source), timeout=seconds)
+        messages = []
+        while (message := kernel.get_message("iopub"))["msg_type"] != "status":
+            messages += [message] if message["msg_type"] != "stream" else []
+        return messages
+    except queue.Empty:
+        return None

@@ -123,6 +123,7 @@ def spawn(work, limits: dict, foreign=()) -> int:
                 Path(f"/proc/self/{name}").write_text(text)
             pid = os.fork()
             if pid == 0:
+                os.setsid()  # a signal to "my group" crosses namespaces, and must not reach this server
                 for fd in (*foreign, write):
                     os.close(fd)
                 confine(limits)

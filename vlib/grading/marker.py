@@ -29,7 +29,10 @@ MEMORY = 4 << 30  # bytes of address space: a damaged notebook may be large
 def grade(job: dict, marker: Marker) -> dict:
     """Return the marks of one submission, without any expected value."""
     lab = parse_lab(job["lab"], job["stem"])
-    notebook = read_notebook(base64.b64decode(job["data"]))
+    try:
+        notebook = read_notebook(base64.b64decode(job["data"]))
+    except LabError as e:
+        return {"problem": str(e)}
     answers = extract(lab, notebook)
     outcomes = run(assemble(lab, answers, marker.seed, job["expected"]), marker)
     kept = [asdict(replace(o, expected=[], shown=_short(o.shown))) | {"earned": o.earned} for o in outcomes]
@@ -57,8 +60,8 @@ def _work(line, start):
     try:
         return {"grade": grade, "references": make_references}[job["do"]](job, marker)
     except LabError as e:
-        return {"problem": str(e)}
-    except Exception as e:  # a defect of ours must cost one submission, and be seen
+        return {"problem": str(e), "defect": True}
+    except Exception as e:  # a defect of ours must cost one submission its mark for now, and be seen
         return {"problem": f"marking failed: {type(e).__name__}: {str(e)[:200]}", "defect": True}
 
 

@@ -136,9 +136,7 @@ def fork_server(modules: list[str], limits: Limits) -> tuple[subprocess.Popen, s
     with its:
         options = json.dumps({"control": its.fileno(), "modules": modules, "limits": limits.as_dict()})
         program = command([sys.executable, "-m", "vlib.grading.forkserver", options])
-        return subprocess.Popen(
-            program, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ), ours
+        return subprocess.Popen(program, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL), ours
 
 
 @contextlib.contextmanager
