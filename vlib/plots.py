@@ -226,11 +226,10 @@ def _arrow(ax, row, here, event):
     """Draw a message from one host to the other, or half of the way and a cross."""
     there = 1 - here if event.delivered else 0.5
     colour = BLUE if event.delivered else RED
-    arrow = {"arrowstyle": "->", "color": colour, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", (there, row), (here, row), arrowprops=arrow)
+    head = ("<" if here else ">") if event.delivered else "x"
+    ax.plot([here, there], [row, row], color=colour, linewidth=1, marker=head, markersize=5, markevery=[1])
     words = event.message
     if not event.delivered:
-        ax.plot(there, row, "x", color=RED)
         words += " (lost)"
     ax.text((here + there) / 2, row - 0.08, words, va="bottom", ha="center", fontsize=8, color=colour)
 
