@@ -282,7 +282,9 @@ def _split(text: str) -> list[str]:
 
 
 def _strip(line: str) -> str:
-    return re.sub(r""";(?:[^"']|"[^"]*"|'[^']*')*$""", "", line).strip()
+    """Cut off the comment: what follows a semicolon that is in no quotes."""
+    end = re.match(r"""(?:[^;"']|"[^"]*"|'[^']*')*""", line).end()
+    return (line[:end] if line[end : end + 1] == ";" else line).strip()
 
 
 class _Assembly:
