@@ -108,5 +108,5 @@ def test_the_kernel_boots_on_a_real_pc_model(tmp_path):
     finally:
         process.kill()
         process.wait()
-    assert bytes(c for c in text if c in b"A6\n") in (b"AAAAAA6\n", b"AAAAAA66\n")
+    assert text.endswith(b"6\n")
     assert sorted(text) == sorted(NATIVE["kernel"].encode())

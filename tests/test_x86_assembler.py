@@ -66,6 +66,13 @@ def test_jumps_grow_only_where_they_must():
     assert assemble("x: jmp x\n jmp x").code == b"\xeb\xfe\xeb\xfc"
 
 
+def test_numbers_are_32_bits_wide():
+    assert assemble("push 0x4000").code == b"\x68\0\x40\0\0"
+    assert assemble("push word ptr [eax]").code == b"\x66\xff\x30"
+    assert assemble("mov ax, 5").code == b"\x66\xb8\5\0"
+    assert assemble("cwde").code == b"\x98"
+
+
 def test_labels_constants_and_data():
     program = assemble(
         """
@@ -110,6 +117,7 @@ def test_a_name_may_be_used_before_it_is_known():
         ("a: nop\nb: nop\na: hlt", "line 3: 'a' is defined twice: a: hlt"),
         ("eax: nop", "line 1: 'eax' is a register: eax: nop"),
         ("jmp nowhere", "line 1: unknown name 'nowhere': jmp nowhere"),
+        ("nop\njmp 0x9000", "line 2: jump to 0x9000, outside of the program, 0x0 to 0x6: jmp 0x9000"),
         ("loop far\nspace 200\nfar: nop", "line 1: jump of 202 bytes, allowed: about 127: loop far"),
         ("nop\nspace 5000", "line 2: program larger than 4096 bytes: space 5000"),
         ("db 300", "line 1: 0x12c does not fit 1 bytes: db 300"),

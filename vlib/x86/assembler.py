@@ -6,31 +6,19 @@ comment begins with `;`. Expressions have numbers, 'c' for a character, labels, 
 Far calls and jumps are `callf` and `jmpf` with `selector:offset` or a place in memory.
 """
 
-import ast
-import operator
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vlib.x86.decoder import EBP, ESP, REGISTERS, SEGMENTS, Reg, default_segment
+from vlib.x86.expression import NAMES, Sum, evaluate
 from vlib.x86.table import CONDITIONS, ENCODINGS, SYNONYMS
 
-_REGISTERS = {name: Reg("r", i, size) for size, names in REGISTERS.items() for i, name in enumerate(names)}
-_REGISTERS |= {name: Reg("s", i, 2) for i, name in enumerate(SEGMENTS)}
-_REGISTERS |= {f"{kind}r{i}": Reg(kind, i, 4) for kind in "cd" for i in range(8)}
 _SIZES = {"byte": 1, "word": 2, "dword": 4}
 _DEFAULT_DWORD = ("push", "pop", "call", "jmp", "nop")
 _FIXED = {"AL": "al", "CL": "cl", "DX": "dx"} | {s.upper(): s for s in SEGMENTS}
 _PREFIXES = {"lock": b"\xf0", "rep": b"\xf3", "repe": b"\xf3", "repne": b"\xf2"}
 _OVERRIDES = (b"\x26", b"\x2e", b"\x36", b"\x3e", b"\x64", b"\x65")
-_OPERATORS = {
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-}
 _BY_NAME = {}
 for _encoding in ENCODINGS:
     _BY_NAME.setdefault(_encoding.mnemonic.split("_")[0], []).append(_encoding)
@@ -44,25 +32,17 @@ class _No(Exception):
     """An encoding that does not fit these operands."""
 
 
-class _Sum(NamedTuple):
-    """A constant plus registers times factors; `label` says that the constant may still move."""
-
-    constant: int
-    registers: tuple = ()  # (name, factor), in the order of the text
-    label: bool = False
-
-
 class _Place(NamedTuple):
     """A memory operand as written: size 0 if not said, segment -1 if not said."""
 
-    sum: _Sum
+    sum: Sum
     size: int
     segment: int
 
 
 class _FarPlace(NamedTuple):
-    selector: _Sum
-    offset: _Sum
+    selector: Sum
+    offset: Sum
 
 
 @dataclass(frozen=True)
@@ -83,67 +63,24 @@ class Program:
         return f"line {number}: {text}"
 
 
-def _evaluate(text: str, names: dict) -> _Sum:
-    def value(node) -> _Sum:
-        match node:
-            case ast.Constant(value=int(number)) if not isinstance(number, bool):
-                return _Sum(number)
-            case ast.Constant(value=str(char)) if len(char) == 1:
-                return _Sum(ord(char))
-            case ast.Name(id=name):
-                if name.lower() in _REGISTERS:
-                    return _Sum(0, ((name.lower(), 1),))
-                if name not in names:
-                    raise ValueError(f"unknown name {'$' if name == 'HERE__' else name!r}")
-                return names[name]
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return value(ast.BinOp(ast.Constant(0), ast.Sub(), operand))
-            case ast.UnaryOp(op=ast.Invert(), operand=operand) if not value(operand).registers:
-                return _Sum(~value(operand).constant)
-            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
-                a, b = value(left), value(right)
-                sign = 1 if isinstance(op, ast.Add) else -1
-                moved = tuple((name, sign * factor) for name, factor in b.registers)
-                # The distance between two labels is an address no longer, but it can still grow with a jump between.
-                return _Sum(a.constant + sign * b.constant, a.registers + moved, a.label or b.label)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                a, b = value(left), value(right)
-                if isinstance(op, ast.Mult) and (a.registers or b.registers):
-                    a, b = (a, b) if a.registers else (b, a)
-                    if not b.registers and not a.constant:
-                        return _Sum(0, tuple((name, factor * b.constant) for name, factor in a.registers))
-                elif not a.registers and not b.registers:
-                    return _Sum(_OPERATORS[type(op)](a.constant, b.constant), (), a.label or b.label)
-        raise ValueError(f"bad expression {text.replace('HERE__', '$')!r}")
-
-    try:
-        tree = ast.parse(text.strip().replace("$", "HERE__"), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise ValueError(f"bad expression {text!r}") from None
-    try:
-        return value(tree)
-    except (ZeroDivisionError, OverflowError, RecursionError):
-        raise ValueError(f"bad expression {text!r}") from None
-
-
 def _operand(text: str, names: dict):
     lower = text.lower()
-    if lower in _REGISTERS:
-        return _REGISTERS[lower]
+    if lower in NAMES:
+        return NAMES[lower]
     if match := re.fullmatch(r"(?:(byte|word|dword)\s+)?(?:ptr\s+)?(?:([c-gs]s)\s*:\s*)?\[(.*)\]", text, re.IGNORECASE):
         size, segment, inside = match.groups()
-        sum_ = _evaluate(inside, names)
+        sum_ = evaluate(inside, names)
         return _Place(sum_, _SIZES.get((size or "").lower(), 0), SEGMENTS.index(segment.lower()) if segment else -1)
     if ":" in text:
-        selector, offset = (_evaluate(part, names) for part in text.split(":", 1))
+        selector, offset = (evaluate(part, names) for part in text.split(":", 1))
         return _FarPlace(selector, offset)
-    sum_ = _evaluate(text, names)
+    sum_ = evaluate(text, names)
     if sum_.registers:
         raise ValueError(f"bad operand {text!r}")
     return sum_
 
 
-def _number(sum_: _Sum, size: int, low: int | None = None, high: int | None = None) -> bytes:
+def _number(sum_: Sum, size: int, low: int | None = None, high: int | None = None) -> bytes:
     bits = 8 * size
     low, high = -(1 << bits - 1) if low is None else low, (1 << bits) - 1 if high is None else high
     if (sum_.label and size < 4) or not low <= sum_.constant <= high:
@@ -154,7 +91,7 @@ def _number(sum_: _Sum, size: int, low: int | None = None, high: int | None = No
 def _modrm(place: _Place, reg: int) -> tuple[bytes, bytes]:
     """Return the segment prefix, and ModRM, SIB and displacement of a memory operand."""
     base, index, scale = -1, -1, 1
-    registers = [(r.number, factor) for name, factor in place.sum.registers for r in [_REGISTERS[name]] if r.size == 4]
+    registers = [(r.number, factor) for name, factor in place.sum.registers for r in [NAMES[name]] if r.size == 4]
     if len(registers) != len(place.sum.registers) or len(registers) > 2:
         raise ValueError("an address has at most two 32-bit registers")
     for number, factor in registers:
@@ -200,12 +137,12 @@ def _try(encoding, operands, size: int, here: int) -> tuple[bytes, int]:
     )
     for letter, operand in zip(encoding.operands, operands, strict=True):
         kind, width = letter[0], {"b": 1, "w": 2, "d": 4, "p": 6}.get(letter[1:], size)
-        wide = wide or letter[1:] in ("v", "s") or letter == "eAX"
+        wide = wide or ((letter[1:] in ("v", "s") or letter == "eAX") and not isinstance(operand, Sum))
         if letter in _FIXED or letter == "eAX":
-            if operand != _REGISTERS[_FIXED.get(letter, REGISTERS[size][0])]:
+            if operand != NAMES[_FIXED.get(letter, REGISTERS[size][0])]:
                 raise _No
         elif letter == "1":
-            if operand != _Sum(1):
+            if operand != Sum(1):
                 raise _No
         elif kind in "EMO" and isinstance(operand, _Place):
             width = 2 if letter == "Es" else width
@@ -228,18 +165,18 @@ def _try(encoding, operands, size: int, here: int) -> tuple[bytes, int]:
                 place = operand
         elif kind in "SCD" and isinstance(operand, Reg) and operand.kind == kind.lower():
             reg = operand.number
-        elif kind == "I" and isinstance(operand, _Sum):
+        elif kind == "I" and isinstance(operand, Sum):
             if letter == "Is":
                 top = 1 << 8 * size
                 if not operand.label and top - 128 <= operand.constant < top:
-                    operand = _Sum(operand.constant - top)
+                    operand = Sum(operand.constant - top)
                 tail += _number(operand, 1, high=127)
             else:
                 tail += _number(operand, width)
-        elif kind == "J" and isinstance(operand, _Sum) and size == 4:
+        elif kind == "J" and isinstance(operand, Sum) and size == 4:
             length = len(opcode) + width
             tail += _number(
-                _Sum(operand.constant - here - length), width, high=(1 << 8 * width - 1) - 1 if width == 1 else None
+                Sum(operand.constant - here - length), width, high=(1 << 8 * width - 1) - 1 if width == 1 else None
             )
         elif kind == "A" and isinstance(operand, _FarPlace) and size == 4:
             tail += _number(operand.offset, 4) + _number(operand.selector, 2)
@@ -253,7 +190,9 @@ def _try(encoding, operands, size: int, here: int) -> tuple[bytes, int]:
         override = _OVERRIDES[place.segment] if place.segment not in (-1, 3) else b""
     elif encoding.modrm:
         opcode.append(0xC0 | reg << 3 | (place.number if place else 0))
-    prefix = b"\x66" if wide and size == 2 else b""
+    if size == 2 and not wide:  # a number alone never makes an instruction a 16-bit one
+        raise _No
+    prefix = b"\x66" if size == 2 else b""
     return override + prefix + bytes(opcode) + tail, guessed
 
 
@@ -300,10 +239,11 @@ class _Assembly:
             before = dict(self.labels)
             code, lines = self._pass(first=False)
             if self.labels == before:
+                self._check_jumps(self.origin + len(code))
                 return Program(bytes(code), self.origin, before, lines)
 
     def _pass(self, first: bool):
-        code, lines, seen = bytearray(), {}, set()
+        code, lines, seen, self.jumps = bytearray(), {}, set(), []
         constants = {}
         for number, line in self.lines:
             text = line
@@ -314,13 +254,11 @@ class _Assembly:
                     self._define(label, seen)
                     self.labels[label] = here
                 names = (
-                    {k: _Sum(v, (), True) for k, v in self.labels.items()}
-                    | constants
-                    | {"HERE__": _Sum(here, (), True)}
+                    {k: Sum(v, (), True) for k, v in self.labels.items()} | constants | {"HERE__": Sum(here, (), True)}
                 )
                 if match := re.fullmatch(r"([A-Za-z_]\w*)\s+equ\s+(.*)", text, re.IGNORECASE):
                     self._define(match[1], seen)
-                    constants[match[1]] = _evaluate(match[2], names)
+                    constants[match[1]] = evaluate(match[2], names)
                 elif text:
                     lines[here] = (number, text)
                     code += self._statement(number, text, names, here, first)
@@ -330,8 +268,14 @@ class _Assembly:
                 raise ValueError(f"line {number}: {error}: {line}") from None
         return code, lines
 
+    def _check_jumps(self, end: int):
+        for number, line, target in self.jumps:
+            if not self.origin <= target <= end:
+                places = f"{self.origin:#x} to {end:#x}"
+                raise ValueError(f"line {number}: jump to {target:#x}, outside of the program, {places}: {line}")
+
     def _define(self, name: str, seen: set):
-        if name.lower() in _REGISTERS:
+        if name.lower() in NAMES:
             raise ValueError(f"{name!r} is a register")
         if name in seen:
             raise ValueError(f"{name!r} is defined twice")
@@ -345,7 +289,7 @@ class _Assembly:
         if name in ("db", "dw", "dd"):
             return b"".join(self._datum(part, {"db": 1, "dw": 2, "dd": 4}[name], names) for part in parts)
         if name in ("org", "align", "space"):
-            value = _evaluate(rest, names).constant
+            value = evaluate(rest, names).constant
             gap = {"org": value - here, "align": -here % max(value, 1), "space": value}[name]
             if gap < 0:
                 raise ValueError(f"{name} leaves {gap} bytes, allowed: 0 or more")
@@ -366,6 +310,8 @@ class _Assembly:
             if name in ("loop", "loope", "loopne", "jecxz") and len(operands) == 1:
                 raise ValueError(f"jump of {operands[0].constant - here} bytes, allowed: about 127") from None
             raise
+        if isinstance(operands[0], Sum):
+            self.jumps.append((number, text, operands[0].constant))
         if not first and len(code) > 2:
             self.long.add(number)  # once long, always long: so the passes end
         return prefix + code
@@ -374,7 +320,7 @@ class _Assembly:
         if len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" and size == 1:
             return part[1:-1].encode("latin-1")
         try:
-            return _number(_evaluate(part, names), size)
+            return _number(evaluate(part, names), size)
         except _No as error:
             raise ValueError(error) from None
 
@@ -390,7 +336,7 @@ class _Anything(dict):
         return True
 
     def __missing__(self, name):
-        return _Sum(self.here, (), True)
+        return Sum(self.here, (), True)
 
 
 def assemble(text: str, origin: int = 0, size: int = 1 << 20) -> Program:
