@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vlib.guests import GUESTS, HOLES, KERNEL, NATIVE, boot, guest
+from vlib.guests import GUESTS, HOLES, KERNEL, NATIVE, boot, finish, guest, make
 from vlib.x86.assembler import assemble
 from vlib.x86.table import SENSITIVE_UNPRIVILEGED
 
@@ -78,6 +78,15 @@ def test_a_snapshot_goes_on_as_if_nothing_had_been():
     other.restore(state)
     assert other.run(20_000) == "halt"
     assert other.board.console == cpu.board.console and other.save() == cpu.save()
+
+
+def test_a_guest_that_does_not_end_is_named_with_its_line():
+    triple = make("triple", "nop\n lidt [none]\n ud2\n none: dd 0, 0")
+    with pytest.raises(ValueError, match="triple shut down by a triple fault, at line 3: ud2"):
+        finish(boot(triple), triple)
+    wild = make("wild", "mov eax, 0x5000\n jmp eax")
+    with pytest.raises(ValueError, match="wild shut down by a triple fault, at 0x5000, outside the program"):
+        finish(boot(wild), wild)
 
 
 def test_unknown_guest():

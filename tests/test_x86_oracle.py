@@ -24,7 +24,8 @@ import pytest
 from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_32, Uc, UcError
 from unicorn import x86_const as ux
 
-from vlib.x86.alu import AF, OF, PF, SF
+from vlib.x86.alu import AF, IF, OF, PF, SF
+from vlib.x86.assembler import assemble
 from vlib.x86.cpu import CPU
 from vlib.x86.decoder import Undefined, decode
 from vlib.x86.memory import Memory
@@ -110,7 +111,7 @@ class Oracle:
         uc.reg_write_batch(list(zip(REGISTERS, regs, strict=True)))
         uc.reg_write(ux.UC_X86_REG_EFLAGS, flags)
         try:
-            uc.emu_start(CODE, CODE + len(code) if until is None else until, count=200)
+            uc.emu_start(CODE, CODE + len(code) if until is None else until, count=5000)
         except UcError as error:
             self.vector = f"{error}"
         segments = list(uc.reg_read_batch(SEGMENTS))
@@ -316,3 +317,45 @@ def test_random_programs(oracle, cpl, seed):
         assert not wrong, f"{wrong}\n{listing(code)}\nregs {[hex(r) for r in regs]} flags {flags:#x}"
         ends[vector] = ends.get(vector, 0) + 1
     assert ends[None] > 100 and {13, 14} <= set(ends)  # not everything ends in a fault
+
+
+BODIES = [
+    "add eax, ecx", "imul eax, eax, 7", "mov [ebx + ecx*4], eax", "add eax, [ebx + ecx*4]", "cmp eax, edx\n ja {n}\n inc edx\n {n}:",
+    "call sub{k}", "push ecx\n call far_sub\n pop ecx", "test eax, 1\n jnz {n}\n not edx\n {n}:", "push {n}\n ret\n {n}:",
+    "mov esi, {n}\n jmp esi\n {n}:", "rol edx, cl", "call [pointer]", "sete byte ptr [ebx + ecx]", "xchg eax, edx", "jecxz {n}\n nop\n {n}:",
+]  # fmt: skip
+
+
+def loops(rng) -> bytes:
+    """A loop in a loop, with calls, computed jumps and arguments on the stack."""
+    lines = [f"mov ebx, {DATA}", "mov dword ptr [pointer], sub1", "mov edi, 3", "outer: mov ecx, 9", "inner:"]
+    for i in range(rng.randrange(3, 9)):
+        lines.append(rng.choice(BODIES).format(n=f"l{i}", k=rng.randrange(2)))
+    lines += [
+        f"{rng.choice(('loop', 'loopne', 'loope'))} inner",
+        "dec edi",
+        "jnz outer",
+        "jmp end",
+        "far_sub: enter_it: push ebp",
+    ]
+    lines += [
+        "mov ebp, esp",
+        "mov edx, [ebp + 8]",
+        "leave",
+        "ret",
+        "sub0: push eax\n call sub2\n ret",
+        "sub1: neg edx\n ret",
+    ]
+    lines += ["sub2: add edx, [esp + 4]\n ret 4", "end:"]
+    text = "\n".join(lines)
+    return assemble(f"pointer equ {DATA + 0x800}\n{text}", origin=CODE).code
+
+
+@pytest.mark.parametrize("cpl", [0, 3])
+def test_loops_and_calls(oracle, cpl):
+    rng = random.Random(cpl)
+    for _ in range(60):
+        code = loops(rng)
+        regs, flags = start(rng)
+        regs[4] = STACK
+        assert difference(oracle, code, regs, flags & ~IF, cpl) == (None, []), listing(code)

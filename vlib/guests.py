@@ -11,6 +11,25 @@ from vlib.x86.board import Board
 from vlib.x86.cpu import CPU
 from vlib.x86.memory import PAGE, Memory
 
+TIMER = """
+        mov al, 0x11                    ; interrupt controller: the timer is vector 0x20, nothing else comes
+        out 0x20, al
+        mov al, 0x20
+        out 0x21, al
+        mov al, 4
+        out 0x21, al
+        mov al, 1
+        out 0x21, al
+        mov al, 0xfe
+        out 0x21, al
+        mov al, 0x34                    ; timer: a tick each 64 of its periods
+        out 0x43, al
+        mov al, 64
+        out 0x40, al
+        mov al, 0
+        out 0x40, al
+"""
+
 # Descriptor and pointer tables that every guest below brings along: kernel and user code and data, one task state.
 TABLES = """
         align 8
@@ -59,22 +78,9 @@ map:    stosd
         or eax, 0x80010000              ; paging, and read-only pages are so for the kernel too
         mov cr0, eax
 
-        mov al, 0x11                    ; interrupt controller: the timer is vector 0x20, nothing else comes
-        out 0x20, al
-        mov al, 0x20
-        out 0x21, al
-        mov al, 4
-        out 0x21, al
-        mov al, 1
-        out 0x21, al
-        mov al, 0xfe
-        out 0x21, al
-        mov al, 0x34                    ; timer: a tick each 64 of its periods
-        out 0x43, al
-        mov al, 64
-        out 0x40, al
-        mov al, 0
-        out 0x40, al
+"""
+    + TIMER
+    + """
         mov ecx, 0
         jmp enter_process
 
@@ -250,28 +256,9 @@ boot_top:
 """
 )
 
-_TIMER = """
-        mov al, 0x11
-        out 0x20, al
-        mov al, 0x20
-        out 0x21, al
-        mov al, 4
-        out 0x21, al
-        mov al, 1
-        out 0x21, al
-        mov al, 0xfe
-        out 0x21, al
-        mov al, 0x34
-        out 0x43, al
-        mov al, 64
-        out 0x40, al
-        mov al, 0
-        out 0x40, al
-"""
-
 # What each hole's kernel prints natively, why, and how it asks.
 _BODIES = {
-    "popf": _TIMER
+    "popf": TIMER
     + """
         sti
         pushfd                          ; a critical section
@@ -356,6 +343,16 @@ class Guest:
     memory: int
 
 
+def make(name: str, text: str) -> Guest:
+    """Assemble a guest of your own for address 0; it gets whole pages of memory, at least one.
+
+    >>> make("idle", "cli \\n hlt").memory
+    4096
+    """
+    program = assemble(text)
+    return Guest(name, program, max(1, -(-len(program.code) // PAGE)) * PAGE)
+
+
 def guest(name: str) -> Guest:
     """Assemble one of `GUESTS`; raises ValueError for an unknown one.
 
@@ -364,8 +361,7 @@ def guest(name: str) -> Guest:
     """
     if name not in GUESTS:
         raise ValueError(f"guest {name!r}, allowed: {', '.join(GUESTS)}")
-    program = assemble(GUESTS[name])
-    return Guest(name, program, -(-len(program.code) // PAGE) * PAGE)
+    return make(name, GUESTS[name])
 
 
 def boot(guest: Guest) -> CPU:
@@ -380,3 +376,20 @@ def boot(guest: Guest) -> CPU:
     cpu = CPU(memory, Board())
     cpu.eip = guest.program.origin
     return cpu
+
+
+def finish(cpu: CPU, guest: Guest, limit: int = 1_000_000) -> CPU:
+    """Run a booted guest until it halts; raises ValueError with line and text if it does not, or shuts down.
+
+    >>> finish(boot(guest("popf")), guest("popf")).board.console.decode()
+    '00000003'
+    >>> busy = make("busy", "nop \\n here: jmp here")
+    >>> finish(boot(busy), busy, limit=1000)
+    Traceback (most recent call last):
+    ValueError: busy still runs after 1000 steps, at line 2: jmp here
+    """
+    end = cpu.run(limit)
+    if end == "halt":
+        return cpu
+    said = "shut down by a triple fault" if end == "shutdown" else f"still runs after {limit} steps"
+    raise ValueError(f"{guest.name} {said}, at {guest.program.where(cpu.eip)}")
