@@ -87,10 +87,10 @@ SOURCES = {
     "files_spy": (
         mean(
             "    import os\n    found = []\n    for folder, folders, names in os.walk('/'):\n"
-            "        if folder.count('/') > 12 or 'site-packages' in folder or folder.startswith('/usr'):\n            continue\n"
+            "        folders[:] = [f for f in folders if f not in ('usr', 'lib', 'lib64', 'proc', 'share')]\n"
             "        found += [os.path.join(folder, n) for n in names + folders\n"
-            "                  if 'lab01' in n or n == 'secret' or n in ('solutions', 'judges', 'small_lab.py')\n"
-            "                  or n.endswith('.ipynb') or n == 'environ']\n    return found"
+            "                  if 'lab01' in n or n in ('secret', 'solutions', 'judges', 'small_lab.py', 'environ')\n"
+            "                  or n.endswith('.ipynb')]\n    return found"
         ),
         0,
     ),

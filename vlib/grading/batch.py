@@ -90,7 +90,7 @@ def mark_class(
                 continue
             if not proved:  # a reference that can be guessed is found before the first submission is marked
                 reference_outputs(exam, seed_for(secret, exam.stem), careful=True)
-                write(out / "exam.json", json.dumps({"key": exam_key}))
+                write(out / "exam.json", json.dumps({"key": exam_key, "stem": exam.stem}))
                 proved = True
             yield entry, Submission(entry.student, data, seed), record
 

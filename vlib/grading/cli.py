@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from .files import locked
+from .files import locked, read_json
 from .notebook import LabError, course_labs, find_lab, read_lab
 from .sandbox import Limits, require
 
@@ -62,6 +62,15 @@ def _parser():
     sub.add_argument("--processes", type=_count, default=limits.processes, help="and threads, for one task")
     sub.add_argument("--disk", type=_count, default=limits.disk >> 20, help="MiB for one task")
     sub.add_argument("--output", type=_count, default=limits.output >> 20, help="MiB of output for one task")
+    sub = command("marks", _marks, "Give a person's marks, for essays or over what was computed; list what is open.")
+    sub.add_argument("grades", type=Path, help="the folder that `vlib grade` wrote")
+    sub.add_argument("--mark", nargs=3, action="append", default=[], metavar=("STUDENT", "TASK", "POINTS"))
+    sub.add_argument("--reason", default="", help="which the student reads")
+    sub.add_argument("--file", type=Path, help="many marks: a CSV with student, task, points, reason")
+    sub = command("release", _release, "Write a lab's student's copy, making sure that it gives nothing away.")
+    sub.add_argument("lab")
+    sub.add_argument("--out", type=Path, required=True)
+    sub = command("doctor", _doctor, "Say whether this machine can mark a class, and what is missing.")
     return parser
 
 
@@ -139,6 +148,46 @@ def _grade(args):
             print(line)
     if problems:
         raise LabError("; ".join(problems))
+
+
+def _marks(args):
+    from .gradebook import read_marks, read_rows, set_mark
+    from .report import write_reports
+
+    stem = read_json(args.grades / "exam.json").get("stem")
+    if not stem:
+        raise LabError(f"{args.grades} is no folder that `vlib grade` wrote")
+    lab = read_lab(find_lab(stem, args.labs))
+    marks = read_marks(args.file) if args.file else []
+    for student, task, points in args.mark:
+        try:
+            marks.append((student, task, float(points), args.reason))
+        except ValueError:
+            raise LabError(f"{points!r} is no number of points") from None
+    with locked(args.grades):
+        for student, task, points, reason in marks:
+            set_mark(args.grades, lab, student, task, points, reason)
+        if marks:
+            list(write_reports(args.grades, lab))
+            print(f"{len(marks)} marks")
+    for row in read_rows(args.grades, lab):
+        for task in row.unread:
+            print(f"open: {row.student} {task}")
+
+
+def _release(args):
+    from .course import release
+
+    print(release(args.lab, args.labs, args.solutions or args.labs / "solutions", args.out))
+
+
+def _doctor(args):
+    from .doctor import examine
+
+    found = list(examine([args.labs, args.solutions or args.labs / "solutions", Path.cwd() / "submissions"]))
+    for well, line in found:
+        print(f"{'ok      ' if well else 'MISSING '} {line}")
+    return 0 if all(well for well, _ in found) else 1
 
 
 def _executor(args):

@@ -4,9 +4,11 @@ import hashlib
 import os
 from pathlib import Path
 
-from .compare import Marker
-from .notebook import LabError, dump, find_lab, read_lab, read_notebook, student_copy
-from .reference import checked_references, read_judges, read_solution
+from .compare import Marker, assemble, run, same, shown
+from .extract import answer_names, definitions, extract, from_python
+from .files import write
+from .notebook import LabError, dump, find_lab, read_lab, read_notebook, student_copy, text
+from .reference import checked_references, own_outputs, read_judges, read_solution
 from .sandbox import own_kernels
 
 
@@ -67,7 +69,35 @@ def refresh(name: str, labs: Path, solutions: Path) -> str:
         target = expected.get(raw.get("id"))
         count += target is not None
         raw["outputs"], raw["execution_count"] = target or [], count if target else None
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(dump(lab.notebook), encoding="utf-8")
-    os.replace(part, path)
+    write(path, dump(lab.notebook))
     return f"{path}: {count} targets"
+
+
+def release(name: str, labs: Path, solutions: Path, out: Path) -> str:
+    """Write the student's distribution of a lab into `out`, after making sure that it gives no answer away.
+
+    Refused is a lab whose targets are not its solution's, whose checks the unsolved lab passes, or that has a
+    statement of its solution in it.
+    """
+    path = find_lab(name, labs)
+    lab = read_lab(path)
+    solution, judges = read_solution(lab, solutions), read_judges(lab, labs)
+    with own_kernels(lab, judges) as start:
+        expected = checked_references(lab, solution, Marker(start, 0, judges))
+        unsolved = run(assemble(lab, extract(lab, lab.notebook), 0, expected), Marker(start, 0, judges))
+    passed = [o.cell for o in unsolved if o.earned]
+    if passed:
+        raise LabError(f"{lab.stem} is solved already: {', '.join(passed)} earns points")
+    stale = [i for i, outputs in own_outputs(lab).items() if not same(shown(outputs), shown(expected[i]))]
+    if stale:
+        raise LabError(f"{lab.stem} has targets that its solution does not give: {', '.join(stale)}; run vlib refresh")
+    copy = student_copy(lab.notebook)
+    given = " ".join(" ".join(text(cell).split()) for cell in copy["cells"])
+    for statement in definitions(from_python(solution)).statements:
+        names = {n for t in lab.tasks for n in answer_names(lab, t)}
+        source = " ".join(statement.source.split())
+        if statement.binds & names and source in given:
+            raise LabError(f"{lab.stem} has its solution in it: {source[:60]!r}")
+    target = Path(out) / path.name
+    write(target, dump(copy))
+    return f"{target}: unsolved, {sum(map(lab.points, lab.tasks))} points, no target of a prediction in it"
