@@ -66,6 +66,19 @@ def test_jumps_grow_only_where_they_must():
     assert assemble("x: jmp x\n jmp x").code == b"\xeb\xfe\xeb\xfc"
 
 
+def test_the_text_of_a_jump_is_the_jump():
+    program = assemble("space 200\n here: jmp here\n jne here\n call there\n loop here\n there: jecxz here\n je 0")
+    at = 200
+    while at < len(program.code):
+        insn = decode(program.code[at:])
+        for text in (insn.text(), insn.text(at)):
+            assert (
+                assemble(f"org {at}\n{text}\n space 40").code[at : at + insn.length]
+                == program.code[at : at + insn.length]
+            )
+        at += insn.length
+
+
 def test_numbers_are_32_bits_wide():
     assert assemble("push 0x4000").code == b"\x68\0\x40\0\0"
     assert assemble("push word ptr [eax]").code == b"\x66\xff\x30"
@@ -130,6 +143,7 @@ def test_a_name_may_be_used_before_it_is_known():
         ("mov eax, 1 +", "line 1: bad expression '1 +': mov eax, 1 +"),
         ("mov eax, __import__('os')", "line 1: bad expression"),
         ("nop\norg 0", "line 2: org leaves -1 bytes, allowed: 0 or more: org 0"),
+        ("mov eax, 1 << 99999999999", "line 1: bad expression '1 << 99999999999': mov eax, 1 << 99999999999"),
         ("mov eax, 1 // 0", "line 1: bad expression '1 // 0': mov eax, 1 // 0"),
     ],
 )

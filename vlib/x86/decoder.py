@@ -62,9 +62,6 @@ class Rel(NamedTuple):
 
     value: int
 
-    def __str__(self):
-        return f"$ + {self.value}" if self.value >= 0 else f"$ - {-self.value}"
-
 
 class Far(NamedTuple):
     """A selector and an offset."""
@@ -106,9 +103,24 @@ class Instruction(NamedTuple):
     repeat: str  # "", "rep" or "repne"
     segment: int
 
-    def __str__(self):
+    def text(self, address: int | None = None) -> str:
+        """Return it as the assembler takes it; a jump's target relative to `$`, or as a number if the address is known.
+
+        >>> decode(b"\\xeb\\xfe").text(), decode(b"\\xeb\\xfe").text(0x1000)
+        ('jmp $ + 0x0', 'jmp 0x1000')
+        """
+        words = []
+        for operand in self.operands:
+            if isinstance(operand, Rel):
+                away = self.length + operand.value
+                sign = "-" if away < 0 else "+"
+                operand = f"$ {sign} {abs(away):#x}" if address is None else hex(address + away & 0xFFFFFFFF)
+            words.append(str(operand))
         name = f"{self.repeat} {self.mnemonic}".strip().split("_")[0]
-        return f"{name} {', '.join(map(str, self.operands))}".strip()
+        return f"{name} {', '.join(words)}".strip()
+
+    def __str__(self):
+        return self.text()
 
 
 def _number(code, at, size, signed=False):

@@ -65,7 +65,7 @@ def evaluate(text: str, names: dict) -> Sum:
                     a, b = (a, b) if a.registers else (b, a)
                     if not b.registers and not a.constant:
                         return Sum(0, tuple((name, factor * b.constant) for name, factor in a.registers))
-                elif not a.registers and not b.registers:
+                elif not a.registers and not b.registers and (not isinstance(op, ast.LShift) or b.constant < 64):
                     return Sum(_OPERATORS[type(op)](a.constant, b.constant), (), a.label or b.label)
         raise ValueError(f"bad expression {text.replace('HERE__', '$')!r}")
 
