@@ -46,7 +46,7 @@ class Tracking(NamedTuple):
 
 
 FREE = Tracking()
-STRIDE_US = SECOND  # wall time that is looked at in one go: it bounds the memory used and changes no result
+STRIDE_US = SECOND  # time that is looked at in one go, to bound the memory used; any length gives the same result
 
 
 def transfer_us(size: int, rate: int) -> int:
@@ -77,6 +77,7 @@ class Guest:
             check_range(name, getattr(tracking, name), 0 if name == "cost_us" else 1)
         self.workload, self.pages, self.tracking = workload, pages, tracking
         self.now = 0  # µs of guest time
+        self.made = 0  # writes of this very microsecond that are made already, while the next one waits
         self.at_a = np.zeros(pages, np.int32)
         self.at_b = np.full(pages, -1, np.int32)  # never received
         self._log = np.zeros(-(-pages // tracking.granule), bool)
@@ -89,8 +90,9 @@ class Guest:
         if moving:
             self.at_b[leaving] = self.at_a[leaving]
             self._rank[leaving] = np.arange(leaving.size, dtype=np.int32)
-        for start in range(0, us, STRIDE_US):
-            when, pages = self._execute(min(STRIDE_US, us - start))
+        stride = max(STRIDE_US, us // 10_000)  # a round may last for years
+        for start in range(0, us, stride):
+            when, pages = self._execute(min(stride, us - start))
             if moving:
                 # Page number r of n is read when r/n of the time is over, and takes with it what was written before.
                 rank = np.minimum(self._rank[pages], leaving.size - 1).astype(np.int64)
@@ -124,9 +126,14 @@ class Guest:
         if wrong.size:
             raise RuntimeError(f"{wrong.size} pages differ between A and B, the first is page {wrong[0]}")
 
+    def upcoming(self, us: int):
+        """Return the writes of the next `us` of guest time, as a workload does."""
+        times, pages = self.workload.writes(self.now, self.now + us)
+        return times[self.made :], pages[self.made :]
+
     def _execute(self, us: int):
         """Advance the guest, log its writes, and return when (µs after the start) and where it wrote."""
-        times, pages = self.workload.writes(self.now, self.now + us)
+        times, pages = self.upcoming(us)
         cost, granule, batch = self.tracking
         granules = pages // granule if granule > 1 else pages
         if not cost:
@@ -154,6 +161,7 @@ class Guest:
             # The write is made after the wait, without another: it has been noticed.
             self._log[granules[done]] = True
         self.now += ran
+        self.made = int((times[:done] == self.now).sum()) + (0 if ran else self.made)
         return when[:done], pages[:done]
 
 

@@ -14,7 +14,9 @@ from vlib.migration import FREE, Guest, Round, Tracking, check_link, transfer_us
 from vlib.workloads import PAGE, SECOND, check_range
 
 NEVER = np.iinfo(np.int64).max
-WINDOW_US = 20_000  # guest time that is looked at in one go; any length gives the same trace
+WINDOW_US = (
+    20_000  # guest time that is looked at in one go, more after one without faults; any length gives the same trace
+)
 
 
 class Fault(NamedTuple):
@@ -50,7 +52,8 @@ class Push(Demand):
     def take(self, n, unsent):
         """Return up to n of the unsent pages, in the order to send them."""
         pages = _outward(unsent, self.at, 1, n)
-        self.at = int(pages[-1]) + 1 if pages.size else unsent.size
+        if pages.size:
+            self.at = int(pages[-1]) + 1
         return pages
 
 
@@ -167,6 +170,7 @@ def hybrid(
     [('pre-copy', 1000), ('stop-and-copy', 0), ('post-copy', 100)]
     """
     check_link(bandwidth, activation_us)
+    check_range("state_bytes", state_bytes, 0)
     guest = Guest(workload, pages, tracking)
     us = transfer_us(pages * PAGE, bandwidth)
     ran = guest.run(us, np.arange(pages, dtype=np.int32))
@@ -190,10 +194,10 @@ def _pull(guest, trace, unsent, clock, bandwidth, pager, latency, state_bytes, a
 
     wire = _Wire(guest, unsent, up, bandwidth, latency, deepcopy(pager))
     twin = guest.at_a.copy()  # the memory of a guest that never moved
-    now, faults, waited, horizon = up, [], 0, guest.now + horizon_us
+    now, faults, waited, horizon, window = up, [], 0, guest.now + horizon_us, WINDOW_US
     while guest.now < horizon and (wire.left or now < wire.last_arrival):
-        span = min(WINDOW_US, horizon - guest.now)
-        times, pages = guest.workload.writes(guest.now, guest.now + span)
+        span = min(window, horizon - guest.now)
+        times, pages = guest.upcoming(span)
         missing = np.flatnonzero(wire.arrival[pages] > now)
         first_touches = np.sort(missing[np.unique(pages[missing], return_index=True)[1]])
         for touch in first_touches.tolist():
@@ -205,9 +209,10 @@ def _pull(guest, trace, unsent, clock, bandwidth, pager, latency, state_bytes, a
                 now += there - at
         np.add.at(guest.at_b, pages, 1)
         np.add.at(twin, pages, 1)
-        guest.now += span
+        guest.now, guest.made = guest.now + span, 0
         now += span
         wire.send_until(now)
+        window = WINDOW_US if first_touches.size else min(2 * window, SECOND)
 
     guest.at_a = np.where(unsent, guest.at_b, twin) if wire.left else twin
     guest.prove_arrival()
