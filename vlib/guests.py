@@ -40,7 +40,9 @@ gdt:    dd 0, 0
         dd 0x0000ffff, 0x00cff300               ; 20 user data
         dd (task & 0xffff) << 16 | 0x67         ; 28 task state
         dd task & 0xff000000 | 0x8900 | task >> 16 & 0xff
-gdtr:   dw 47
+        dd gdt << 16 & 0xffff0000 | 7           ; 30 a local table: the first entry of this one
+        dd gdt & 0xff000000 | 0x8200 | gdt >> 16 & 0xff
+gdtr:   dw 55
         dd gdt
 idtr:   dw 8 * 0x81 - 1
         dd idt
@@ -303,8 +305,10 @@ wait:   loop wait
         movzx eax, ax                   ; the kernel's own task
 """,
     "sldt": """
+        mov eax, 0x30
+        lldt ax
         sldt ax
-        movzx eax, ax                   ; it has no local table
+        movzx eax, ax                   ; the local table that it has just loaded
 """,
     "lar": """
         mov ecx, 0x10
@@ -316,8 +320,8 @@ wait:   loop wait
         lsl eax, ecx                    ; the limit of its data: all 4 GiB
 """,
     "verw": """
-        mov ecx, 0x08
-        verw cx                         ; can its code be written? no
+        mov ecx, 0x10
+        verw cx                         ; can its data be written? yes
         setz al
         movzx eax, al
 """,
@@ -329,8 +333,8 @@ GUESTS = {"kernel": KERNEL, **HOLES}
 NATIVE = {
     "kernel": "AAAABBBBAA6BB6\n",
     "popf": "00000003", "pushf": "00000000", "push_cs": "00000000", "mov_ss": "00000000", "smsw": "00000008",
-    "sgdt": "0000002f", "sidt": "00000407", "str": "00000028", "sldt": "00000000", "lar": "00000000",
-    "lsl": "ffffffff", "verw": "00000000",
+    "sgdt": "00000037", "sidt": "00000407", "str": "00000028", "sldt": "00000030", "lar": "00000000",
+    "lsl": "ffffffff", "verw": "00000001",
 }  # fmt: skip
 
 
