@@ -28,6 +28,7 @@ def qemu_precopy(
     filled: int | None = None,
     patience: int = 50,
     tracking: Tracking = FREE,
+    setup: int = 0,
 ) -> list[Round]:
     """Migrate under QEMU's rules.
 
@@ -35,6 +36,8 @@ def qemu_precopy(
     (QEMU's parameter; 0: no limit of its own) in bytes a second; `downtime_limit` in µs. Each ``Round`` of the trace is
     the time between two looks at the dirty log. If there was no progress in `patience` of them the run is given up: the
     last round says "plateau", and there is no stop-and-copy, since QEMU itself would go on for ever.
+    `setup` µs go by before the first page is sent, while the log is read for the first time; they belong to the first
+    slot. (Measured: 0.9 µs for each page of memory, if the guest is emulated.)
 
     >>> from vlib.workloads import Uniform
     >>> MIB = 2**20
@@ -49,10 +52,12 @@ def qemu_precopy(
     check_range("downtime_limit", downtime_limit, 1)
     check_range("max_bandwidth", max_bandwidth, 0)
     check_range("patience", patience, 1)
+    check_range("setup", setup, 0)
     limited = 0 < max_bandwidth < bandwidth
     budget = max_bandwidth * SLOT_US // SECOND
 
-    trace, clock = [], 0
+    guest.run(setup)  # what is written meanwhile is dirty again, though all of memory is still to be sent
+    trace, clock = [], setup
     todo = np.arange(pages)
     scan = 0  # QEMU goes on scanning where it is, also after it has asked the log
     threshold = 0  # bytes; nothing has been measured yet
@@ -89,7 +94,7 @@ def qemu_precopy(
             guest.send(batch)
             if slot_bytes < budget:
                 continue
-            us = SLOT_US
+            us = max(0, slot_start + SLOT_US - clock)
             guest.run(us)
         else:
             us = transfer_us(batch_bytes, bandwidth)
