@@ -79,6 +79,12 @@ def test_the_text_of_a_jump_is_the_jump():
         at += insn.length
 
 
+def test_operands_in_either_order_where_the_order_says_nothing():
+    assert assemble("xchg eax, [ebx]").code == assemble("xchg [ebx], eax").code == b"\x87\x03"
+    assert assemble("test ecx, [ebx]").code == assemble("test [ebx], ecx").code == b"\x85\x0b"
+    assert assemble("xchg eax, ebp").code == assemble("xchg ebp, eax").code == b"\x95"
+
+
 def test_numbers_are_32_bits_wide():
     assert assemble("push 0x4000").code == b"\x68\0\x40\0\0"
     assert assemble("push word ptr [eax]").code == b"\x66\xff\x30"

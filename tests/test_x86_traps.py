@@ -308,6 +308,21 @@ def test_a_stale_translation_lasts_until_it_is_flushed():
     assert cpu.regs[0] == 222
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("mov eax, [0x9000]", 4), ("mov [0x9000], eax", 6), ("add eax, [0x9000]", 4), ("add [0x9000], eax", 6),
+        ("cmp [0x9000], eax", 4), ("inc dword ptr [0x9000]", 6), ("xchg eax, [0x9000]", 6), ("shl byte ptr [0x9000], 1", 6),
+        ("push dword ptr [0x9000]", 4), ("pop dword ptr [0x9000]", 6), ("test [0x9000], al", 4), ("sgdt [0x9000]", 6),
+    ],
+)  # fmt: skip
+def test_what_is_read_to_be_written_faults_as_a_write(text, error):
+    cpu = machine(text)
+    cpu.memory.write(TABLE + 4 * 9, 0, 4)
+    trap = cpu.execute()
+    assert (trap.vector, trap.error, trap.address) == (14, error, 0x9000)
+
+
 def test_an_access_across_pages_faults_before_it_writes():
     cpu = machine("mov [0x2ffe], eax")
     cpu.regs[0] = 0x44332211

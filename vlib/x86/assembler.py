@@ -199,13 +199,15 @@ def _try(encoding, operands, size: int, here: int) -> tuple[bytes, int]:
 def _encode(name: str, operands, here: int, longest: bool) -> bytes:
     """Return the shortest encoding of one instruction; of a jump, the longest if asked."""
     found = []
+    orders = [operands, operands[::-1]] if name in ("xchg", "test") else [operands]  # these two do not mind
     for encoding in _BY_NAME[name]:
         if len(encoding.operands) == len(operands):
             for size in (4, 2):
-                try:
-                    found.append(_try(encoding, operands, size, here))
-                except _No:
-                    continue
+                for order in orders:
+                    try:
+                        found.append(_try(encoding, order, size, here))
+                    except _No:
+                        continue
     if not found:
         raise ValueError(f"bad operands for {name}")
     if len({guessed for _, guessed in found}) > 1:

@@ -6,10 +6,12 @@ That is done once for each instruction in memory, so that executing it costs a f
 from functools import partial
 
 from vlib.x86 import operations, system
-from vlib.x86.decoder import Imm, Instruction, Mem, Reg, Rel
+from vlib.x86.decoder import LOCKABLE, Imm, Instruction, Mem, Reg, Rel
+from vlib.x86.table import SHIFTS
 from vlib.x86.traps import MASK
 
 RUN = operations.RUN | system.RUN
+_CHANGING = LOCKABLE | set(SHIFTS.values())
 
 
 class Operation:
@@ -67,29 +69,23 @@ def _general(regs, number, size):
     return lambda: regs[low] >> shift & mask, put
 
 
-def _accessors(cpu, operand):
-    """Return how to read and how to write an operand."""
-    if isinstance(operand, Reg):
-        if operand.kind == "r":
-            return _general(cpu.regs, operand.number, operand.size)
-        if operand.kind == "s":
-            return lambda: cpu.segs[operand.number].selector, None
-        return None, None
+def _accessors(cpu, operand, changing: bool = False):
+    """Return how to read and how to write an operand; `changing`: it is read in order to be written."""
     if isinstance(operand, Mem):
-        address, load, store, segment, size = (
-            effective_address(cpu.regs, operand),
-            cpu.load,
-            cpu.store,
-            operand.segment,
-            operand.size,
-        )
-        if operand.base >= 0 and operand.index < 0:  # by far the commonest: spare it a call
-            regs, base, displacement = cpu.regs, operand.base, operand.displacement
+        load, store = cpu.load_to_write if changing else cpu.load, cpu.store
+        segment, size, regs, base = operand.segment, operand.size, cpu.regs, operand.base
+        if base >= 0 and operand.index < 0:  # by far the commonest: spare it a call
+            displacement = operand.displacement
             return (
                 lambda: load(segment, regs[base] + displacement & MASK, size),
                 lambda value: store(segment, regs[base] + displacement & MASK, size, value),
             )
+        address = effective_address(regs, operand)
         return lambda: load(segment, address(), size), lambda value: store(segment, address(), size, value)
+    if isinstance(operand, Reg) and operand.kind == "r":
+        return _general(cpu.regs, operand.number, operand.size)
+    if isinstance(operand, Reg) and operand.kind == "s":
+        return lambda: cpu.segs[operand.number].selector, None
     value = operand.value if isinstance(operand, Imm) else None
     return lambda: value, None
 
@@ -104,7 +100,7 @@ def bind(cpu, insn: Instruction) -> Operation:
     op = Operation(insn)
     operands = insn.operands
     if operands:
-        op.get, op.put = _accessors(cpu, operands[0])
+        op.get, op.put = _accessors(cpu, operands[0], insn.mnemonic in _CHANGING)
         op.value = operands[0].value if isinstance(operands[0], Rel | Imm) else operands[0]
         for operand in operands:
             if isinstance(operand, Mem):

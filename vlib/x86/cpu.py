@@ -102,6 +102,16 @@ class CPU:
         at += page
         return int.from_bytes(self.ram[at : at + size], "little")
 
+    def load_to_write(self, seg: int, offset: int, size: int) -> int:
+        """Read what the same instruction then writes: already the read asks for the right to write."""
+        segment = self.segs[seg]
+        if not segment.first <= offset <= segment.write_end - size:
+            raise Trap(STACK if seg == SS else GP, 0)
+        linear = segment.base + offset & MASK
+        if linear >> 12 not in self.writes or linear & 0xFFF > PAGE - size:
+            self._pieces(linear, size, self.user, True)
+        return self.load(seg, offset, size)
+
     def store(self, seg: int, offset: int, size: int, value: int):
         """Write `size` bytes at an offset of a segment, or raise `Trap`."""
         segment = self.segs[seg]

@@ -21,7 +21,7 @@ _FIXED = {"AL": ("r", 0, 1), "CL": ("r", 1, 1), "DX": ("r", 2, 2)} | {
     s.upper(): ("s", i, 2) for i, s in enumerate(SEGMENTS)
 }
 _PREFIXES = {0x26: ES, 0x2E: CS, 0x36: SS, 0x3E: DS, 0x64: FS, 0x65: GS}
-_LOCKABLE = {"add", "or", "adc", "sbb", "and", "sub", "xor", "inc", "dec", "not", "neg", "xchg", "cmpxchg", "xadd"}
+LOCKABLE = {"add", "or", "adc", "sbb", "and", "sub", "xor", "inc", "dec", "not", "neg", "xchg", "cmpxchg", "xadd"}
 _NO_16 = {"call", "jmp", "ret", "pushad", "popad", "leave", "pushfd", "popfd", "iretd", "callf", "jmpf", "retf"}
 _STRING = {"movsb", "movsd", "cmpsb", "cmpsd", "stosb", "stosd", "lodsb", "lodsd", "scasb", "scasd"}
 
@@ -231,6 +231,6 @@ def decode(code: bytes) -> Instruction:
     for i, operand in enumerate(operands):
         if isinstance(operand, Reg) and not _exists(operand, writing=i == 0 and name == "mov_seg"):
             raise Undefined(f"{name} with register {operand.kind}{operand.number}")
-    if lock and not (name in _LOCKABLE and operands and isinstance(operands[0], Mem)):
+    if lock and not (name in LOCKABLE and operands and isinstance(operands[0], Mem)):
         raise Undefined(f"lock before {name}")
     return Instruction(name, tuple(operands), size, at, repeat if name in _STRING else "", override)

@@ -21,7 +21,7 @@ _ORDINARY = """
 40+ inc Zv        48+ dec Zv        50+ push Zv       58+ pop Zv        60 pushad         61 popad
 68 push Iv        6a push Is        69 imul Gv Ev Iv  6b imul Gv Ev Is  84 test Eb Gb     85 test Ev Gv
 86 xchg Eb Gb     87 xchg Ev Gv     88 mov Eb Gb      89 mov Ev Gv      8a mov Gb Eb      8b mov Gv Ev
-8d lea Gv M       8f /0 pop Ev      90 nop            90+ xchg Zv eAX  90+ xchg eAX Zv  98 cwde           99 cdq
+8d lea Gv M       8f /0 pop Ev      90 nop            90+ xchg Zv eAX   98 cwde           99 cdq
 9e sahf           9f lahf           a0 mov AL Ob      a1 mov eAX Ov     a2 mov Ob AL      a3 mov Ov eAX
 a4 movsb          a5 movsd          a6 cmpsb          a7 cmpsd          a8 test AL Ib     a9 test eAX Iv
 aa stosb          ab stosd          ac lodsb          ad lodsd          ae scasb          af scasd
