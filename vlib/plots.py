@@ -227,7 +227,8 @@ def _arrow(ax, row, here, event):
     there = 1 - here if event.delivered else 0.5
     colour = BLUE if event.delivered else RED
     head = ("<" if here else ">") if event.delivered else "x"
-    ax.plot([here, there], [row, row], color=colour, linewidth=1, marker=head, markersize=5, markevery=[1])
+    tip = there + 0.04 * np.sign(here - there) if event.delivered else there  # beside the host's bar, not under it
+    ax.plot([here, tip], [row, row], color=colour, linewidth=1, marker=head, markersize=5, markevery=[1])
     words = event.message
     if not event.delivered:
         words += " (lost)"
