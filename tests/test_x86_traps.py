@@ -351,6 +351,32 @@ def test_code_across_pages_and_code_that_changes():
     assert cpu.regs[0] == 11
 
 
+def test_fifteen_bytes_are_the_longest_instruction():
+    cpu = machine("nop")
+    cpu.memory.load(CODE, b"\x3e" * 14 + b"\x90" + b"\x3e" * 15 + b"\x90")
+    assert cpu.execute() is None and cpu.eip == CODE + 15
+    trap = cpu.execute()
+    assert (trap.vector, trap.error, trap.eip) == (13, 0, CODE + 15)
+    cpu.memory.load(CODE + 0xFF0, b"\x3e" * 16)
+    cpu.memory.load(0x2000, b"\x3e" * 16)
+    cpu.eip = CODE + 0xFF8
+    assert cpu.execute().vector == 13
+    cpu.memory.load(CODE + 0xFFF, b"\x0f")
+    cpu.memory.load(0x2000, b"\xff")
+    cpu.eip = CODE + 0xFFF
+    assert cpu.execute().vector == 6
+
+
+def test_watching_a_page_does_not_pile_up():
+    cpu = machine("nop")
+    cpu.memory.load(0x1FFE, b"\xb8\x01\0\0\0")
+    for _ in range(50):
+        cpu.eip = 0x1FFE
+        cpu.execute()
+        cpu.set_cpl(3)
+    assert max(len(watchers) for watchers in cpu.memory.watchers.values()) == 1
+
+
 # What a monitor needs
 
 

@@ -70,7 +70,8 @@ class CPU:
     def set_hook(self, hook: Callable[["CPU", Instruction], bool] | None):
         """Set or remove the hook; what was decoded without it is forgotten."""
         self.hook = hook
-        self.decoded.clear()
+        for operations in self.decoded.values():
+            operations.clear()
         self.fetched.clear()
 
     def set_cr(self, number: int, value: int):
@@ -171,20 +172,14 @@ class CPU:
         linear = code.base + eip & MASK
         place = self.translate(linear, self.user, False)
         page, at = place & -PAGE, place & 0xFFF
-        operation = self.decoded.get(page, {}).get(at)
+        operations = self.decoded.get(page) or self._watched(page)
+        operation = operations.get(at)
         if operation is None:
+            data = self.memory.copy(place, min(15, PAGE - at))
             try:
-                data = self.memory.copy(place, min(15, PAGE - at))
-                try:
-                    operation = bind(self, decode(data))
-                    if page not in self.decoded:
-                        self.decoded[page] = {}
-                        self.memory.watch(page, self._forget)
-                    self.decoded[page][at] = operation
-                except IndexError:
-                    if len(data) == 15:
-                        raise Trap(GP, 0) from None
-                    operation = self._fetch_across(data, linear + len(data) & MASK)
+                operation = operations[at] = bind(self, decode(data))
+            except IndexError:
+                operation = self._fetch_across(data, linear + len(data) & MASK)
             except Undefined:
                 raise Trap(UD) from None
         if eip + operation.length > code.descriptor.limit + 1:
@@ -193,11 +188,24 @@ class CPU:
         return entry
 
     def _fetch_across(self, data: bytes, linear: int):
-        """Decode an instruction that goes on in the next page; it is not kept with the pages, only by EIP."""
+        """Decode an instruction that goes on in the next page; it is not kept with its page, only by EIP."""
+        if len(data) == 15:
+            raise Trap(GP, 0)  # no instruction is longer
         place = self.translate(linear, self.user, False)
-        for page in (place & -PAGE, self.translate(linear - 1 & MASK, self.user, False) & -PAGE):
+        self._watched(place & -PAGE)
+        try:
+            return bind(self, decode(data + self.memory.copy(place, 15 - len(data))))
+        except IndexError:
+            raise Trap(GP, 0) from None
+        except Undefined:
+            raise Trap(UD) from None
+
+    def _watched(self, page: int) -> dict:
+        """Return what was decoded in a page, from now on until the page is written."""
+        if page not in self.decoded:
+            self.decoded[page] = {}
             self.memory.watch(page, self._forget)
-        return bind(self, decode(data + self.memory.copy(place, 15 - len(data))))
+        return self.decoded[page]
 
     def _forget(self, page: int):
         self.decoded.pop(page, None)
