@@ -154,17 +154,20 @@ def breaks(printed, seed):
     names = [name for name in MUTANTS if name != EXAMPLE]
     if len(printed) != 1 or not isinstance(printed[0], dict):
         return 0, "schedules is not a mapping from mutants to lists of losses"
-    broken, wrong = 0, []
+    broken, wrong = 0, {}
     for name in names:
-        losses = printed[0].get(name)
-        if not _is_schedule(losses):
-            wrong.append(f"{name}: not a list of 1 to {MOST} losses in range")
-            continue
-        right = handover(losses)
-        if violations(right) or outcome(right) not in ("on A", "on B"):
-            wrong.append(f"{name}: the right protocol ends {outcome(right)}")
-        elif not violations(handover(losses, protocol=MUTANTS[name])):
-            wrong.append(f"{name}: it does no harm")
-        else:
-            broken += 1
-    return broken / len(names), "; ".join(wrong)
+        why = _fails(name, printed[0].get(name))
+        broken += not why
+        if why:
+            wrong.setdefault(why, []).append(name)
+    return broken / len(names), "; ".join(f"{', '.join(mutants)}: {why}" for why, mutants in wrong.items())
+
+
+def _fails(name, losses):
+    """Return why a schedule does not break its mutant alone, or the empty string."""
+    if not _is_schedule(losses):
+        return f"not a list of 1 to {MOST} losses in range"
+    right = handover(losses)
+    if violations(right) or outcome(right) not in ("on A", "on B"):
+        return f"with these losses the right protocol ends {outcome(right)}"
+    return "" if violations(handover(losses, protocol=MUTANTS[name])) else "the mutant does no harm"

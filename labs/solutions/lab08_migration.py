@@ -49,13 +49,15 @@ def next_pages(faults, missing, n):
         while page in seen:
             claimed.add(page)
             page -= step
-    chosen = []
+    chosen = {}  # a mapping keeps its order and holds a page once, also where streams cross
     for distance in range(1, len(missing)):
-        ahead = [page + distance * step for page, step in heads]
-        chosen += [page for page in ahead if 0 <= page < len(missing) and missing[page] and page not in chosen]
+        for page, step in heads:
+            ahead = page + distance * step
+            if 0 <= ahead < len(missing) and missing[ahead]:
+                chosen[ahead] = True
         if not heads or len(chosen) >= n:
             break
-    return chosen[:n]
+    return list(chosen)[:n]
 
 
 schedules = {
