@@ -96,7 +96,14 @@ def _hooked(cpu, op):
 
 
 def bind(cpu, insn: Instruction) -> Operation:
-    """Return the operation of an instruction on a processor."""
+    """Return the operation of an instruction on a processor.
+
+    >>> from vlib.x86 import CPU, Memory, decode
+    >>> cpu = CPU(Memory(4096))
+    >>> add = bind(cpu, decode(bytes.fromhex("83c005")))
+    >>> add.run(cpu, add), str(add.insn), cpu.regs[0]
+    (None, 'add eax, 0x5', 5)
+    """
     op = Operation(insn)
     operands = insn.operands
     if operands:

@@ -81,7 +81,14 @@ class Descriptor(NamedTuple):
 
 
 class Segment:
-    """A segment register: the selector, the descriptor as it was when loaded, and the offsets that it allows."""
+    """A segment register: the selector, the descriptor as it was when loaded, and the offsets that it allows.
+
+    Whatever happens to the table later, the register keeps what it has: a monitor cannot read it back from there.
+
+    >>> readonly = Segment(0x33, Descriptor(0x2000, 0x7FF, 0xF1, 4))
+    >>> readonly.read_end, readonly.write_end
+    (2048, 0)
+    """
 
     __slots__ = ("base", "descriptor", "first", "read_end", "selector", "write_end")
 
