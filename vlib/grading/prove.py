@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .compare import Marker, assemble, run
-from .extract import Answer, extract, from_python
+from .compare import Marker, Outcome, assemble, run
+from .extract import extract, from_python
 from .notebook import Lab, LabError
 
 
@@ -55,14 +55,21 @@ def _expected(path, source, full):
 
 
 def prove(lab: Lab, trials: list[Trial], expected: dict[str, list], marker: Marker) -> Iterator[tuple[str, str]]:
-    """Yield for each trial its name and what is wrong with its marks; empty if it earns what it should."""
+    """Yield for each trial its name and what is wrong with its marks; empty if it earns what it should.
+
+    A task has a kernel of its own, so an answer that an earlier trial gave too is not run again.
+    """
+    seen: dict[tuple, list[Outcome]] = {}
     for trial in trials:
-        answers: dict[str, Answer] = extract(lab, trial.notebook)
-        outcomes = run(assemble(lab, answers, marker.seed, expected), marker)
+        answers = {(task, a.source, a.problem): a for task, a in extract(lab, trial.notebook).items()}
+        new = {key[0]: answer for key, answer in answers.items() if key not in seen}
+        outcomes = run(assemble(lab, new, marker.seed, expected), marker) if new else []
+        seen |= {key: [o for o in outcomes if o.task == key[0]] for key in answers if key[0] in new}
+        found = {key[0]: seen[key] for key in answers}
         wrong = []
         for task, points in trial.expected.items():
-            earned = sum(o.earned for o in outcomes if o.task == task)
+            earned = round(sum(o.earned for o in found[task]), 4)
             if earned != points:
-                why = "; ".join(o.why for o in outcomes if o.task == task and o.why)
+                why = "; ".join(o.why for o in found[task] if o.why)
                 wrong.append(f"{task} earns {earned:g}, not {points:g}" + (f" ({why[:300]})" if why else ""))
         yield trial.name, "; ".join(wrong)
