@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 
 import jupytext
@@ -46,9 +45,8 @@ def key_cache(app, config):
     for path in sorted([*root.glob("vlib/**/*.py"), root / "requirements.txt"]):
         if path.exists():
             digest.update(path.read_bytes())
+    # Older ones stay, another build may be at work with them; `make clean` removes them.
     cache = root / "_build" / f".jupyter_cache-{digest.hexdigest()[:12]}"
-    for old in set(cache.parent.glob(".jupyter_cache*")) - {cache}:
-        shutil.rmtree(old)
     config.nb_execution_cache_path = str(cache)
 
 
