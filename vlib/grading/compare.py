@@ -192,10 +192,11 @@ class LabCell(IPyNbCell):
         try:
             super().runtest()
         except (NbCellError, RuntimeError):
-            self.outcome.fraction = 0.0
-            error = self.parent.failed.get(self.meta.task) or self._failure()
-            self.outcome.error = error
-            self.outcome.why = self.meta.problem or error or self.outcome.why
+            error = self._failure()
+            if error:  # else the outputs differ, and the judge may have given a part of the points
+                self.outcome.fraction = 0.0
+                self.outcome.error = self.parent.failed.get(self.meta.task, error)
+            self.outcome.why = self.meta.problem or self.outcome.error or self.outcome.why
             raise
         except Exception:
             self.user_properties.clear()  # no answer's doing: an accident, and no outcome
