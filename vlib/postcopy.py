@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vlib.migration import FREE, Guest, Round, Tracking, check_link, transfer_us
+from vlib.migration import FREE, ONE, Guest, Round, Tracking, check_link, transfer_us
 from vlib.workloads import PAGE, SECOND, check_range
 
 NEVER = np.iinfo(np.int64).max
@@ -173,7 +173,7 @@ def hybrid(
     check_range("state_bytes", state_bytes, 0)
     guest = Guest(workload, pages, tracking)
     us = transfer_us(pages * PAGE, bandwidth)
-    ran = guest.run(us, np.arange(pages, dtype=np.int32))
+    ran = guest.run(us, guest.memory)
     dirty = guest.dirty()
     unsent = np.zeros(pages, bool)
     unsent[dirty] = True
@@ -207,8 +207,8 @@ def _pull(guest, trace, unsent, clock, bandwidth, pager, latency, state_bytes, a
                 faults.append(Fault(at, there, "post-copy", int(pages[touch]), PAGE if asked else 0))
                 waited += there - at
                 now += there - at
-        np.add.at(guest.at_b, pages, 1)
-        np.add.at(twin, pages, 1)
+        np.add.at(guest.at_b, pages, ONE)
+        np.add.at(twin, pages, ONE)
         guest.now, guest.made = guest.now + span, 0
         now += span
         wire.send_until(now)
