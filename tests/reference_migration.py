@@ -165,7 +165,7 @@ def precopy(workload, pages, bandwidth, rule, activation_us, tracking, horizon):
     return trace
 
 
-def qemu_precopy(workload, pages, bandwidth, downtime_limit, max_bandwidth, filled, patience, tracking, horizon):
+def qemu_precopy(workload, pages, bandwidth, downtime_limit, max_bandwidth, filled, patience, tracking, setup, horizon):
     guest = Guest(workload, pages, tracking, horizon)
     limited = 0 < max_bandwidth < bandwidth
     rate = max_bandwidth if limited else bandwidth
@@ -174,7 +174,8 @@ def qemu_precopy(workload, pages, bandwidth, downtime_limit, max_bandwidth, fill
         return 9 if page >= filled and guest.a[page] == 0 else 4104
 
     trace, todo, scan, threshold = [], list(range(pages)), 0, 0
-    clock = slot_start = slot_bytes = began = ran = sent = size = 0
+    slot_start = slot_bytes = began = sent = size = 0
+    clock, ran = setup, guest.run(setup)
     while True:
         if len(todo) * PAGE < threshold:
             fresh = guest.dirty()
@@ -204,7 +205,7 @@ def qemu_precopy(workload, pages, bandwidth, downtime_limit, max_bandwidth, fill
             guest.send(batch)
             if slot_bytes < max_bandwidth * 100_000 // SECOND:
                 continue
-            us = 100_000
+            us = max(slot_start + 100_000 - clock, 0)
             ran += guest.run(us)
         else:
             us = transfer_us(batch_bytes, bandwidth)

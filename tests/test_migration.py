@@ -157,7 +157,8 @@ def test_qemu_is_what_plain_python_says(extra, used, rate, pages_s, limited, dow
     kind = data.draw(st.sampled_from((Uniform, Sweep)))
     filled = data.draw(st.integers(0, pages))
     link = (2**40, pages_s * PAGE) if limited else (pages_s * PAGE, 0)
-    arguments = (kind(used, rate), pages, link[0], downtime_limit, link[1], filled, 3, tracking)
+    setup = data.draw(st.sampled_from((0, 7000, 150_000)))
+    arguments = (kind(used, rate), pages, link[0], downtime_limit, link[1], filled, 3, tracking, setup)
     trace = qemu_precopy(*arguments)
     assert trace == plain.qemu_precopy(*arguments, horizon=total_time(trace) + SECOND)
     assert all(before.end == after.start for before, after in pairwise(trace))
@@ -508,6 +509,7 @@ def test_bad_input_to_precopy(change, told):
         ({"max_bandwidth": -1}, "max_bandwidth is -1"),
         ({"filled": 11}, "filled is 11, allowed: whole numbers, 0 to 10"),
         ({"patience": 0}, "patience is 0"),
+        ({"setup": -1}, "setup is -1"),
     ],
 )
 def test_bad_input_to_qemu(change, told):
