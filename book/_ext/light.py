@@ -19,6 +19,15 @@ LATE = (
     'addEventListener("load", () => document.head.append(Object.assign(document.createElement("script"), {src: "%s"})))'
 )
 
+MENDED = {
+    # What is left of thebe: its settings, and the name of the kernel.
+    r'<script type="text/x-thebe-config">.*?</script>\s*<script>.*?</script>': "",
+    # For keyboard and screen reader: a wide table can be scrolled, a fold is named by its own words, no empty header.
+    r'<div class="pst-scrollable-table-container">': '<div class="pst-scrollable-table-container" tabindex="0">',
+    r'<summary aria-label="Toggle hidden content">': "<summary>",
+    r'<th class="head"><p></p></th>': "<td></td>",
+}
+
 
 def setup(app):
     """Connect the two steps."""
@@ -43,9 +52,8 @@ def trim(app, pagename, templatename, context, doctree):
     if any("mathjax" in str(file.filename) for file in scripts):
         page += [kind("", body=LATE % context["pathto"](f"_static/{app.config.mathjax_path}", 1))]
     context["script_files"] = page
-    # What is left of thebe: its settings, and the name of the kernel.
-    thebe = r'<script type="text/x-thebe-config">.*?</script>\s*<script>.*?</script>'
-    context["body"] = re.sub(thebe, "", context.get("body", ""), flags=re.S)
+    for pattern, instead in MENDED.items():
+        context["body"] = re.sub(pattern, instead, context.get("body", ""), flags=re.S)
 
 
 def used(name):
