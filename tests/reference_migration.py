@@ -194,6 +194,8 @@ def qemu_precopy(workload, pages, bandwidth, downtime_limit, max_bandwidth, fill
         while todo:
             if limited and slot_bytes + batch_bytes >= max_bandwidth * 100_000 // SECOND and batch:
                 break
+            if limited and batch_bytes >= bandwidth * 50_000 // SECOND and batch:
+                break
             if not limited and len(batch) % 64 == 0 and batch and batch_bytes >= bandwidth * 50_000 // SECOND:
                 break
             page = todo.pop(0)
@@ -201,16 +203,13 @@ def qemu_precopy(workload, pages, bandwidth, downtime_limit, max_bandwidth, fill
             batch_bytes += costs[page]
         scan = batch[-1] + 1
         sent, size, slot_bytes = sent + len(batch), size + batch_bytes, slot_bytes + batch_bytes
-        if limited:
-            guest.send(batch)
-            if slot_bytes < max_bandwidth * 100_000 // SECOND:
-                continue
-            us = max(slot_start + 100_000 - clock, 0)
-            ran += guest.run(us)
-        else:
-            us = transfer_us(batch_bytes, bandwidth)
-            ran += guest.run(us, batch)
+        us = max(transfer_us(batch_bytes, bandwidth), sum(costs[page] == 9 for page in batch) * 330 // 1000)
+        ran += guest.run(us, batch)
         clock += us
+        if limited and slot_bytes >= max_bandwidth * 100_000 // SECOND:
+            us = max(0, slot_start + 100_000 - clock)
+            ran += guest.run(us)
+            clock += us
         if clock - slot_start >= 100_000:
             threshold = slot_bytes * downtime_limit // (clock - slot_start)
             slot_start, slot_bytes = clock, 0

@@ -18,7 +18,11 @@ def axes(title: str, xlabel: str = "", ylabel: str = "", ax=None):
     >>> axes("An empty figure", "time (s)").get_xlabel()
     'time (s)'
     """
-    if ax is None:
+    if ax is None and ylabel:  # margins that fit: to work them out takes as long as to draw, too long for a slider
+        figure = plt.figure(layout="none")
+        figure.subplots_adjust(left=0.15, right=0.97, bottom=0.17, top=0.9)
+        ax = figure.subplots()
+    elif ax is None:
         ax = plt.figure(layout="constrained").subplots()
     ax.set_title(title, loc="left", fontsize=11)
     ax.set_xlabel(xlabel)
@@ -87,7 +91,8 @@ def stacked_bars(labels: Sequence, parts: Mapping[str, Sequence], title: str, xl
     every = -(-len(labels) // 14)  # more labels would run into each other
     ax.set_xticks(at[::every], [str(label) for label in labels[::every]])
     if len(parts) > 1:
-        ax.legend(frameon=False, fontsize=9)
+        ax.figure.subplots_adjust(bottom=0.3)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False, fontsize=9)
     return ax
 
 
@@ -249,5 +254,7 @@ def _label_ends(ax, lines, x):
         ax.legend(frameon=False, fontsize=9)
         return
     ax.set_ylim(low, high)
+    if not ax.figure.get_constrained_layout():
+        ax.figure.subplots_adjust(right=0.96 - 0.015 * max(map(len, lines)))
     for (name, y), colour in zip(lines.items(), COLOURS, strict=False):
         ax.annotate(name, (x[-1], y[-1]), (4, 0), textcoords="offset points", va="center", fontsize=9, color=colour)
