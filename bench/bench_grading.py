@@ -16,7 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parents[1]
 TASKS = 6
 PEERS = ["nbgrader==0.9.6", "numpy", "ipykernel"]
 
@@ -123,6 +122,8 @@ def nbval(root, count):
         "2",
         "-p",
         "no:cacheprovider",
+        "--dist",
+        "loadfile",
     ]
     began = time.monotonic()
     subprocess.run([*command, *paths], check=True, stdout=subprocess.DEVNULL, cwd=root / "plain")
@@ -209,7 +210,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=40, help="submissions in a round")
-    parser.add_argument("--peers", type=Path, default=HERE / ".bench-peers")
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir(), "vlib-bench-peers"))
     parser.add_argument("--many", type=int, default=0, metavar="N")
     args = parser.parse_args()
     if not Path(args.peers, "bin", "nbgrader").exists():

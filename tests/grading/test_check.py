@@ -94,3 +94,22 @@ def test_a_foreign_file_is_one_line(tmp_path, content, capsys):
     path.write_text(content)
     assert main(["check", str(path), "--labs", str(LABS)]) == 2
     assert "not a notebook" in capsys.readouterr().err
+
+
+def test_what_a_student_runs_needs_nothing_of_linux(work):
+    """A stand-in for Windows: the modules and functions that it lacks are gone."""
+    program = (
+        "import sys, os\n"
+        "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):\n    sys.modules[name] = None\n"
+        "for name in ('fork', 'getuid', 'O_NOFOLLOW', 'O_NONBLOCK', 'setsid', 'waitid'):\n    delattr(os, name)\n"
+        "import vlib.grading.course\nfrom vlib.grading.cli import main\n"
+        f"sys.exit(main(['check', {str(work())!r}, '--labs', {str(LABS)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "10 of 10 points" in done.stdout, done.stderr
+
+
+def test_a_module_beside_the_notebook_is_no_part_of_it(work, notebook):
+    path = work(notebook(mean_answer="from my_helper import mean_gap"))
+    (path.parent / "my_helper.py").write_text("def mean_gap(times):\n    return 1")
+    assert any("No module named 'my_helper'" in line for line in lines(path))

@@ -225,3 +225,9 @@ def test_without_a_sandbox_it_refuses(tmp_path, monkeypatch, capsys):
     finally:
         sandbox.trouble.cache_clear()
     assert "bubblewrap (bwrap) is not installed" in capsys.readouterr().err
+
+
+def test_unsafe_marks_without_a_sandbox(tmp_path):
+    put(tmp_path / "in", "ada", mean_answer="import os\ndef mean_gap(times):\n    os._exit(0)")
+    assert grade(tmp_path / "in", tmp_path / "out", "--unsafe") == 0
+    assert rows(tmp_path / "out")["ada"]["total"] == "8"

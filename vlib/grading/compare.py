@@ -88,7 +88,8 @@ def run(notebook: dict, marker: Marker) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "lab.ipynb")
         path.write_text(json.dumps(notebook), encoding="utf-8")
-        args = ["-c", os.devnull, "--rootdir", folder, "-p", "nbval.plugin", "--capture=no"]
+        Path(folder, "pytest.ini").write_text("[pytest]\n")  # no settings of the course's own tests
+        args = ["-c", str(Path(folder, "pytest.ini")), "--rootdir", folder, "-p", "nbval.plugin", "--capture=no"]
         args += [arg for name in UNUSED for arg in ("-p", f"no:{name}")]
         args += [f"--nbval-cell-timeout={marker.seconds}", str(path)]
         autoload = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")

@@ -7,6 +7,7 @@ import queue
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -147,7 +148,9 @@ def _clean(value):
 def start_process() -> Kernel:
     """Start a kernel as a plain child process: for one's own code, on any system."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "vlib.grading.runner"],
+        # Away from the notebook's folder, as in the marking of a class: modules that lie beside it are not handed in.
+        [sys.executable, "-P", "-m", "vlib.grading.runner"],
+        cwd=tempfile.gettempdir(),
         env={**os.environ, "PYTHONHASHSEED": "0", "MPLBACKEND": "Agg"},  # as in the marking of a class
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
