@@ -31,6 +31,17 @@ SOURCES = {
         ),
         0,
     ),
+    "memory_in_nameless_files_spy": (
+        mean("    import os\n    try:\n        os.memfd_create('x')\n    except OSError as e:\n        return e.errno"),
+        0,
+    ),
+    "shared_memory_bomb": (
+        mean(
+            "    import mmap\n    hoard = []\n    while True:\n        m = mmap.mmap(-1, 50_000_000)\n"
+            "        m.write(b'x' * 50_000_000)\n        hoard.append(m)"
+        ),
+        0,
+    ),
     "fork_bomb": (
         mean(
             "    import os\n    while True:\n        try:\n            os.fork()\n        except OSError:\n            pass"

@@ -67,6 +67,7 @@ def test_honest_students_between_them_feel_nothing(marks):
     ("name", "found"),
     [
         ("new_user_namespace_spy", ["[-1, -1, -1, -1]"]),
+        ("memory_in_nameless_files_spy", ["1"]),
         ("mount_spy", ["-1"]),
         ("privileges_spy", ["[]"]),
         ("files_spy", ["[]"]),

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from . import seccomp
+
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 NOSUID, NODEV, READONLY, REC, PRIVATE = 2, 4, 1, 0x4000, 0x40000
 NO_NEW_PRIVS, CAPBSET_DROP, SUBREAPER, DUMPABLE = 38, 24, 36, 4  # prctl
@@ -80,11 +82,9 @@ def _kill(pid, leash):
 
 
 def _memory(pid):
-    """Return the bytes of memory that a process does not share with a file."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Return the bytes of memory of a process that no file on a disk stands behind."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def _usage(own):
@@ -178,6 +178,7 @@ def confine(limits: dict):
             call("prctl", CAPBSET_DROP, capability, 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
+    seccomp.deny(call)
 
 
 def main():
