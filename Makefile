@@ -49,10 +49,10 @@ zip: book  ## put the site and the labs into one file for use offline, in dist/
 	@echo "$(CURDIR)/dist/virtualization-you-can-run.zip"
 
 bench: $(VENV)/.tests  ## measure the models
-	$(PY) -m bench.models
+	$(PY) -m bench.bench_migration
 
 bench-grading: $(VENV)/.tests  ## measure the marking
-	$(PY) -m bench.grading
+	$(PY) -m bench.bench_grading
 
 fidelity: $(VENV)/.course  ## predicted beside measured migrations: make fidelity POINTS=file.json
 	$(PY) -m vlib.fidelity $(POINTS)

@@ -64,7 +64,9 @@ def series(
     for (name, y), colour in zip(lines.items(), COLOURS, strict=False):
         ax.plot(x, y, color=colour, drawstyle="steps-post" if step else "default", label=name)
     if log:
-        ax.set_yscale("log")
+        ax.set_yscale("log", subs=[2, 5])
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
     if top:
         ax.set_ylim(top=top, **({} if log else {"bottom": 0}))
     for name, at in marks.items():
