@@ -101,6 +101,8 @@ def main():
     if options["control"] is not None:
         drop_root()
         start = starter(socket.socket(fileno=options["control"]), options["output"])
+    with contextlib.suppress(LabError):  # an empty notebook, so that pytest and nbval load what they load late
+        run({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}, Marker(start))
     gc.freeze()  # what is loaded now is shared by all forks
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
