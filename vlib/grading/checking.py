@@ -6,8 +6,8 @@ from pathlib import Path
 from .compare import Marker, Outcome, assemble, run
 from .extract import extract
 from .kernel import start_process
-from .notebook import Lab, LabError, course_labs, find_lab, read_lab, read_notebook
-from .reference import own_outputs, read_judges, read_solution, references
+from .notebook import Lab, LabError, course_labs, find_lab, read_judges, read_lab, read_notebook, read_solution
+from .reference import own_outputs, references
 
 WIDE = 110  # characters of a value in the report
 

@@ -20,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     except LabError as e:
         print(f"vlib {args.command}: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our lines has gone; what was finished is kept
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"vlib {args.command}: interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -103,8 +106,9 @@ def _refresh(args):
 
 def _prove(args):
     from .compare import Marker
+    from .notebook import read_judges, read_solution
     from .prove import prove, read_trials
-    from .reference import checked_references, read_judges, read_solution, references
+    from .reference import checked_references, references
     from .sandbox import own_kernels
 
     lab = read_lab(find_lab(args.lab, args.labs))
@@ -124,7 +128,7 @@ def _prove(args):
 def _grade(args):
     from .batch import mark_class, read_secret
     from .mark import Exam
-    from .reference import read_judges, read_solution
+    from .notebook import read_judges, read_solution
     from .report import write_reports
     from .submissions import find
 

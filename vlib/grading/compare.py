@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
-from .extract import Answer
+from .extract import Answer, bound_names
 from .kernel import Kernel
 from .notebook import Lab, LabError
 
@@ -58,7 +58,9 @@ class Marker:
 def assemble(lab: Lab, answers: dict[str, Answer], seed: int, expected: dict[str, list] | None) -> dict:
     """Return the notebook that nbval runs: for each task the setup, the student's definitions, and the lab's checks.
 
-    `expected` gives the reference outputs of each check cell; None leaves them out, to make references.
+    `expected` gives the reference outputs of each check cell; None leaves them out, to make references. What a "given"
+    cell binds is made with the seed in the reference run; with `expected` the student's kernel gets these values as
+    data, and neither the seed nor what else could be made from it.
     """
     cells = []
 
@@ -68,13 +70,35 @@ def assemble(lab: Lab, answers: dict[str, Answer], seed: int, expected: dict[str
         cells.append({**cell, "metadata": {"vlib": meta}, "execution_count": count, "outputs": outputs or []})
 
     for number, (task, answer) in enumerate(answers.items()):
+        given = lab.of(task, "given")
+        made = [expected is not None and cell.id in expected for cell in given]
         for i, cell in enumerate(c for c in lab.cells if c.role == "setup"):
-            put(f"setup-{number}-{i}", with_seed(cell.source, seed), task=task, role="setup")
+            put(f"setup-{number}-{i}", with_seed(cell.source, 0 if any(made) else seed), task=task, role="setup")
         put(f"answer-{number}", answer.source, task=task, role="answer")
+        for i, cell in enumerate(given):
+            meta = {k: v for k, v in asdict(cell).items() if k not in ("source", "outputs")} | {"problem": ""}
+            if made[i]:
+                put(f"given-{number}-{i}", _as_data(expected[cell.id]), task=task, role="setup")
+            elif expected is None:
+                put(f"given-{number}-{i}", _published(cell.source), **meta | {"role": "check"})
+            else:
+                put(f"given-{number}-{i}", cell.source, task=task, role="setup")
         for i, cell in enumerate(lab.of(task, "check")):
             meta = {k: v for k, v in asdict(cell).items() if k not in ("source", "outputs")}
             put(f"check-{number}-{i}", cell.source, expected and expected[cell.id], **meta, problem=answer.problem)
     return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+
+
+def _published(source):
+    """Let a given cell show what it binds, if that is plain data, which arrives as it is."""
+    values = "{" + ", ".join(f"{name!r}: {name}" for name in sorted(bound_names(source))) + "}"
+    return (
+        f"{source}\nimport json\nassert json.loads(json.dumps({values})) == {values}, 'not plain data'\nshow({values})"
+    )
+
+
+def _as_data(outputs):
+    return f"import json\nglobals().update(json.loads({shown(outputs)[0]!r}))"
 
 
 def with_seed(source: str, seed: int) -> str:

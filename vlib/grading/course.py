@@ -7,8 +7,8 @@ from pathlib import Path
 from .compare import Marker, assemble, run, same, shown
 from .extract import answer_names, definitions, extract, from_python
 from .files import write
-from .notebook import LabError, dump, find_lab, read_lab, read_notebook, student_copy, text
-from .reference import checked_references, own_outputs, read_judges, read_solution
+from .notebook import LabError, dump, find_lab, read_judges, read_lab, read_notebook, read_solution, student_copy, text
+from .reference import checked_references, own_outputs
 from .sandbox import own_kernels
 
 
@@ -66,7 +66,7 @@ def refresh(name: str, labs: Path, solutions: Path) -> str:
     for raw in lab.notebook["cells"]:
         if raw["cell_type"] != "code":
             continue
-        target = expected.get(raw.get("id"))
+        target = expected.get(raw.get("id")) if raw["metadata"].get("vlib", {}).get("role") == "check" else None
         count += target is not None
         raw["outputs"], raw["execution_count"] = target or [], count if target else None
     write(path, dump(lab.notebook))

@@ -90,14 +90,23 @@ def from_python(source: str) -> dict:
     return {"cells": [{"cell_type": "code", "source": source}]}
 
 
+def bound_names(source: str) -> set[str]:
+    """Return the names that a cell binds at its top level.
+
+    >>> sorted(bound_names("a = [b for b in (1, 2)]"))
+    ['a']
+    """
+    return {name for statement in _statements(0, source)[0] for name in statement.binds}
+
+
 def answer_names(lab: Lab, task: str) -> list[str]:
     """Return the names that the answer cells of `task` define in the lab."""
-    return sorted({n for c in lab.of(task, "answer", "predict") for s in _statements(0, c.source)[0] for n in s.binds})
+    return sorted({name for cell in lab.of(task, "answer", "predict") for name in bound_names(cell.source)})
 
 
 def extract(lab: Lab, nb: dict) -> dict[str, Answer]:
     """Return for each checked task of `lab` what the notebook `nb` answers."""
-    setup = "\n".join(c.source for c in lab.cells if c.role == "setup")
+    setup = "\n".join(c.source for c in lab.cells if c.role in ("setup", "given"))
     given = {s.form for s in _statements(0, setup)[0]}
     stubs = {s.form for c in lab.cells if c.role in ("answer", "predict") for s in _statements(0, c.source)[0]}
     theirs = definitions(nb, without=given)

@@ -1,12 +1,13 @@
 """Read a lab, and make the student's copy of it."""
 
+import ast
 import copy
 import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROLES = ("setup", "answer", "predict", "check", "essay")
+ROLES = ("setup", "given", "answer", "predict", "check", "essay")
 LARGEST = 20_000_000  # bytes of a notebook; what is larger is no answer to a lab
 
 
@@ -148,9 +149,38 @@ def parse_lab(nb: dict, stem: str) -> Lab:
         for cell in lab.of(task, "check"):
             if re.search(r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.M):
                 raise LabError(f"{stem}, cell {cell.id!r}: nbval's comment markers would switch the check off")
+            if lab.of(task, "given") and re.search(r"\bSEED\b", cell.source):
+                raise LabError(f"{stem}, cell {cell.id!r}: a task with a given cell keeps SEED out of its checks")
     if not lab.tasks:
         raise LabError(f"{stem} is no lab: no cell has points in its metadata")
     return lab
+
+
+def read_solution(lab: Lab, solutions: Path) -> str:
+    """Return the source of the lab's solution in the folder `solutions`."""
+    path = Path(solutions) / f"{lab.stem}.py"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise LabError(f"cannot read the solution {path}: {e.strerror}") from None
+
+
+def read_judges(lab: Lab, labs: Path) -> str:
+    """Return the source of the lab's judges, empty if it names none."""
+    names = {c.judge for c in lab.cells if c.judge}
+    if not names:
+        return ""
+    path = Path(labs) / "judges" / f"{lab.stem}.py"
+    try:
+        source = path.read_text(encoding="utf-8")
+        defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
+    except OSError as e:
+        raise LabError(f"cannot read the judges {path}: {e.strerror}") from None
+    except SyntaxError as e:
+        raise LabError(f"{path}, line {e.lineno}: {e.msg}") from None
+    if names - defined:
+        raise LabError(f"{path} defines no {', '.join(sorted(names - defined))}")
+    return source
 
 
 def student_copy(nb: dict) -> dict:

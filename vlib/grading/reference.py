@@ -2,40 +2,12 @@
 
 import ast
 from dataclasses import replace
-from pathlib import Path
 
 from .compare import Marker, assemble, run
 from .extract import Answer, extract, from_python
 from .notebook import Lab, LabError
 
 GUESSES = ("None", "0", "1", "True", "[]")
-
-
-def read_solution(lab: Lab, solutions: Path) -> str:
-    """Return the source of the lab's solution in the folder `solutions`."""
-    path = Path(solutions) / f"{lab.stem}.py"
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise LabError(f"cannot read the solution {path}: {e.strerror}") from None
-
-
-def read_judges(lab: Lab, labs: Path) -> str:
-    """Return the source of the lab's judges, empty if it names none."""
-    names = {c.judge for c in lab.cells if c.judge}
-    if not names:
-        return ""
-    path = Path(labs) / "judges" / f"{lab.stem}.py"
-    try:
-        source = path.read_text(encoding="utf-8")
-        defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
-    except OSError as e:
-        raise LabError(f"cannot read the judges {path}: {e.strerror}") from None
-    except SyntaxError as e:
-        raise LabError(f"{path}, line {e.lineno}: {e.msg}") from None
-    if names - defined:
-        raise LabError(f"{path} defines no {', '.join(sorted(names - defined))}")
-    return source
 
 
 def own_outputs(lab: Lab) -> dict[str, list]:

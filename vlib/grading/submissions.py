@@ -36,7 +36,7 @@ def file_name(student: str) -> str:
     """Return a file's stem for a student's id, which may hold anything.
 
     >>> file_name("ada.l"), file_name("../../etc/passwd")
-    ('ada.l', 'etc-passwd-f7cd8f46')
+    ('ada.l', 'etc-passwd-3754d6cb')
     """
     if re.fullmatch(r"[a-z0-9][a-z0-9._@+-]{0,60}", student) and not student.endswith("."):
         return student
