@@ -320,8 +320,8 @@ wait:   loop wait
         lsl eax, ecx                    ; the limit of its data: all 4 GiB
 """,
     "verw": """
-        mov ecx, 0x10
-        verw cx                         ; can its data be written? yes
+        mov ecx, 0x11
+        verw cx                         ; may ring 1 write the kernel's data? no
         setz al
         movzx eax, al
 """,
@@ -334,7 +334,7 @@ NATIVE = {
     "kernel": "AAAABBBBAA6BB6\n",
     "popf": "00000003", "pushf": "00000000", "push_cs": "00000000", "mov_ss": "00000000", "smsw": "00000008",
     "sgdt": "00000037", "sidt": "00000407", "str": "00000028", "sldt": "00000030", "lar": "00000000",
-    "lsl": "ffffffff", "verw": "00000001",
+    "lsl": "ffffffff", "verw": "00000000",
 }  # fmt: skip
 
 
