@@ -2,13 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from building import ROOT, build
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,12 +44,6 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=path, args=args)
         yield chromium
         chromium.close()
-
-
-def build(folder: Path) -> subprocess.CompletedProcess:
-    """Build the book in `folder` with every warning an error, as `make book` does."""
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "--keep-going"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="session")

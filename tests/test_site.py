@@ -14,7 +14,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import jupytext
 import nbformat
 import pytest
-from conftest import ROOT, build
+from building import ROOT, build
 
 pytestmark = [pytest.mark.site]
 browser_test = pytest.mark.browser

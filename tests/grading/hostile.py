@@ -60,7 +60,7 @@ SOURCES = {
     "endless_answer": (mean("    import itertools\n    return itertools.count()"), 0),
     "disk_fill": (
         mean(
-            "    try:\n        for i in range(10**6):\n            with open(f'/tmp/{i}', 'wb') as f:\n"
+            "    try:\n        for i in range(10**6):\n            with open(f'/scratch/{i}', 'wb') as f:\n"
             "                f.write(b'x' * 10**7)\n    except OSError:\n        pass\n" + RIGHT
         ),
         2,
@@ -81,7 +81,7 @@ SOURCES = {
         0,
     ),
     "mount_spy": (
-        mean("    import ctypes\n    return ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None)"),
+        mean("    import ctypes\n    return ctypes.CDLL(None).mount(b'none', b'/scratch', b'tmpfs', 0, None)"),
         0,
     ),
     "privileges_spy": (

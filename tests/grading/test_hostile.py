@@ -102,13 +102,13 @@ def test_no_network(exam):
 
 
 def test_nothing_is_shared_between_submissions(exam):
-    write = "import numpy\nopen('/tmp/note', 'w').write('x')\nopen('/dev/shm/note', 'w').write('x')\n"
+    write = "import numpy\nopen('/scratch/note', 'w').write('x')\nopen('/dev/shm/note', 'w').write('x')\n"
     left = (
         "def mean_gap(times):\n    import os, numpy\n    "
         + write.replace("\n", "\n    ")
         + "numpy.mark = 1\n    return 0"
     )
-    look = "def mean_gap(times):\n    import os, numpy\n    return [*os.listdir('/tmp'), *os.listdir('/dev/shm'), hasattr(numpy, 'mark')]"
+    look = "def mean_gap(times):\n    import os, numpy\n    return [*os.listdir('/scratch'), *os.listdir('/dev/shm'), hasattr(numpy, 'mark')]"
     shown = []
     for source in (left, look):
         data = json.dumps(student_notebook({**ANSWERS, "mean-answer": source})).encode()

@@ -156,12 +156,12 @@ def confine(limits: dict):
     """Leave this process its own empty folders, no view of other processes, no privileges, and its limits."""
     call("mount", b"none", b"/", None, REC | PRIVATE, None)
     half = f"size={limits['disk'] // 2},nr_inodes=4096,mode=0700".encode()
-    for folder in (b"/tmp", b"/dev/shm"):
+    for folder in (os.fsencode(os.environ["HOME"]), b"/dev/shm"):
         call("mount", b"tmpfs", folder, b"tmpfs", NOSUID | NODEV, half)
     call("mount", b"tmpfs", b"/dev/pts", b"tmpfs", NOSUID | NODEV | READONLY, b"size=4096")
     Path("/proc/sys/user/max_user_namespaces").write_text("0")  # no way to new privileges in a new namespace
     call("mount", b"tmpfs", b"/proc", b"tmpfs", NOSUID | NODEV | READONLY, b"size=4096")
-    os.chdir("/tmp")
+    os.chdir(os.environ["HOME"])
     for what, value in (
         (resource.RLIMIT_AS, limits["memory"] + 2**31),  # what is mapped but not used is no harm
         (resource.RLIMIT_NPROC, limits["processes"]),

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
 
@@ -108,7 +109,9 @@ class Desk:
         options = {"control": None, "deadline": self.deadline, "output": limits.output}
         program = [sys.executable, "-m", "vlib.grading.marker"]
         if not self.exam.safe:
-            environment = {**os.environ, **sandbox.environment(), "HOME": os.environ.get("HOME", "/tmp")}
+            environment = (
+                os.environ | sandbox.environment() | {"HOME": tempfile.gettempdir(), "TMPDIR": tempfile.gettempdir()}
+            )
             self._start([*program, json.dumps(options)], env=environment)
             return
         lab = parse_lab(json.loads(self.exam.lab), self.exam.stem)

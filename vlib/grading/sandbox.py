@@ -44,6 +44,9 @@ class Limits:
         return {**asdict(self), "cpu": int(self.seconds * 20) + 60}
 
 
+SCRATCH = "/scratch"  # the one folder in the sandbox to write to; a kernel has its own there
+
+
 def command(program: list[str]) -> list[str]:
     """Return the command that runs `program` with a read-only view of the system, Python and vlib, and no network.
 
@@ -66,12 +69,20 @@ def command(program: list[str]) -> list[str]:
             args += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             args += ["--ro-bind", path, path]
+    args += ["--tmpfs", "/tmp"]  # the course itself may lie below the real one; to write in there is SCRATCH
     for path in visible():
         for folder in reversed(path.parents[:-1]):  # bubblewrap would make them for its own user only
             args += ["--perms", "0755", "--dir", str(folder)]
         args += ["--ro-bind", str(path), str(path)]
-    args += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp", "--remount-ro", "/dev"]
-    return [*args, "--remount-ro", "/", "--chdir", "/tmp", "--", *program]
+    args += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", SCRATCH]
+    return [
+        *args,
+        *("--remount-ro", "/dev", "--remount-ro", "/tmp", "--remount-ro", "/"),
+        "--chdir",
+        SCRATCH,
+        "--",
+        *program,
+    ]
 
 
 def visible() -> list[Path]:
@@ -87,7 +98,8 @@ def environment() -> dict[str, str]:
     """Return the environment of everything that touches a submission."""
     return {
         "PATH": "/usr/bin:/bin",
-        "HOME": "/tmp",
+        "HOME": SCRATCH,
+        "TMPDIR": SCRATCH,
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",  # the order of a set of strings is the same for everybody
         "PYTHONDONTWRITEBYTECODE": "1",
