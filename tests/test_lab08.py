@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlib.grading import show as showing
-from vlib.grading.compare import same, shown, with_seed
-from vlib.grading.extract import extract, from_python
+from vlib.grading.compare import assemble, same, shown, with_seed
+from vlib.grading.extract import bound_names, extract, from_python
 from vlib.grading.notebook import read_lab, student_copy
 from vlib.grading.prove import read_trials
 from vlib.handover import MUTANTS, verdicts
@@ -44,6 +44,8 @@ def printed(answer: str, task: str, seed: int) -> dict[str, list[str]]:
             exec(with_seed(cell.source, seed), space)
         space["lab_history"] = lambda guest, rounds: list(HISTORY(guest, rounds))
         exec(answer, space)
+        for cell in LAB.of(task, "given"):
+            exec(cell.source, space)
         for cell in LAB.of(task, "check"):
             lines = found[cell.id] = []
             showing.publish = lines.append
@@ -146,17 +148,39 @@ def test_right_answers_are_right_for_other_seeds(name, seed):
         assert points(answers[task].source, task, seed) == LAB.points(task)
 
 
-def test_no_guest_s_later_rounds_reach_the_student(monkeypatch):
+def test_no_guest_s_later_rounds_reach_the_student():
     """Each guest is asked about once, so no history that is handed over continues another."""
-    asked, space = [], {"stop_now": lambda history, memory, budget: False}
+    asked, space = [], {}
     for cell in (c for c in LAB.cells if c.role == "setup"):
         exec(cell.source, space)
-    space["lab_history"] = lambda guest, rounds: asked.append((guest, rounds))
-    monkeypatch.setattr(showing, "publish", lambda line: None)
-    exec(LAB.of("stop_rule", "check")[0].source, space)
+    space["lab_history"] = lambda guest, rounds: asked.append((guest, rounds)) or []
+    exec(LAB.of("stop_rule", "given")[0].source, space)
     assert sorted(rounds for _, rounds in asked) == sorted([*range(1, 21)] * 7)
     unseen = [guest for sibling in JUDGES["UNSEEN"] for guest in JUDGES["lab_guests"](0, sibling)]
     assert len({guest for guest, _ in asked} | set(unseen)) == 7 * 20 + 7 * 3
+
+
+def test_for_marks_the_generators_of_the_future_have_no_seed():
+    """With SEED, code could run the lab's own guests past the point of the decision."""
+    answers = extract(LAB, from_python(SOLUTION))
+    seed = 987_654_321
+    space, expected = {}, {cell.id: [] for cell in LAB.cells if cell.role == "check"}
+    for cell in (c for c in LAB.cells if c.role == "setup"):
+        exec(with_seed(cell.source, seed), space)
+    for task in ("stop_rule", "prepaging"):
+        for cell in LAB.of(task, "given"):
+            exec(cell.source, space)
+            made = {name: space[name] for name in bound_names(cell.source)}
+            line = showing.canonical(made)
+            assert json.loads(line) == made
+            expected[cell.id] = [{"output_type": "display_data", "data": {"text/plain": line}, "metadata": {}}]
+        run = assemble(LAB, {task: answers[task]}, seed, expected)
+        assert str(seed) not in "".join(cell["source"] for cell in run["cells"])
+        kernel = {}
+        for cell in run["cells"]:
+            if cell["metadata"]["vlib"]["role"] != "check":
+                exec(cell["source"], kernel)
+        assert kernel["SEED"] == 0 and {name: kernel[name] for name in made} == made
 
 
 JSON = st.recursive(

@@ -6,10 +6,12 @@ is tried on guests that are not in the notebook at all. Kinds, sizes and streams
 depend on the seed, so a table of decisions by position fails on another seed. A made-up value, a huge one or one of
 another shape earns nothing.
 
-What is not prevented. The notebook's own generators are open and SEED is a name in the student's kernel, so code could
-run them, or a copy of this file, past the point of the decision. That buys no mark which an honest rule does not reach,
-takes more work than one, and stands plainly in the submission for a person to read. Schedules of losses are the same for
-everybody: they can be copied, as any answer that is plain data.
+For marks the histories and faults come into the student's kernel as data (the lab's "given" cells); the seed that they
+were made from does not, so running the lab's open generators there gives other guests and other faults.
+
+What is not prevented. All cases of a check lie in one kernel, so code could look for a longer history of a similar guest
+among them. That takes more work than an honest rule, and stands plainly in the submission for a person to read. Schedules
+of losses are the same for everybody: they can be copied, as any answer that is plain data.
 """
 
 from itertools import islice
