@@ -51,6 +51,8 @@ class Host:
 class Monitor:
     """A guest under a monitor; the five differ in `enter`, which runs the guest up to its next exit."""
 
+    interrupt_exits = True  # whether an interrupt that the guest gets is an entry of the trace by itself
+
     def __init__(self, guest: Guest, host: Host | None = None):
         self.guest, self.host, self.exits = guest, host or Host(), []
         self.base = self.host.take(guest.memory)
@@ -77,7 +79,7 @@ class Monitor:
         while v.steps < end:
             busy, at = v.board.in_service, v.eip
             going = v.poll()  # a virtual interrupt is delivered as the guest's own processor would
-            if v.board.in_service and not busy:
+            if v.board.in_service and not busy and self.interrupt_exits:
                 self.exits.append(Exit(v.steps, at, "interrupt", v.cycles))
             if not going:
                 return "shutdown" if v.shut_down else "halt"

@@ -88,6 +88,9 @@ class Deprivileged(Monitor):
         """Put the guest on the real processor."""
         v, cpu = self.v, self.cpu
         self._copy_table()
+        if cpu.hook is not None:  # a guest with hardware support ran here before
+            cpu.set_hook(None)
+            cpu.paging.nested, self.shadow.changed = None, True
         root = self.shadow.root()
         for number, value in ((0, PE | ET | WP | PG), (3, root), (4, v.cr[4] & TSD)):
             if cpu.cr[number] != value:

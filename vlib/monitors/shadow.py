@@ -2,7 +2,7 @@
 
 They are filled as the guest touches its pages, and kept when it changes CR3. So that they never say what the guest's own
 tables have ceased to say, the pages that hold those are *traced*: mapped read-only, each write to them an exit
-[AA06, Section 2.4]. The top 4 MiB of every address space are the monitor's.
+[AA06, Section 2.4]. A monitor that lives in the guest's address spaces has the top 4 MiB of each.
 """
 
 from vlib.monitors.base import Monitor
@@ -16,11 +16,11 @@ SPACES = 32  # shadow tables that are kept at once
 class Shadow:
     """The shadow tables of one guest; `both` gives user rights to what the kernel maps, for a kernel run in ring 3."""
 
-    def __init__(self, monitor: Monitor, own: list[int], both: bool = False):
+    def __init__(self, monitor: Monitor, own: list[int] = (), both: bool = False):
         self.monitor, self.v, self.memory, self.both = monitor, monitor.v, monitor.host.memory, both
         pages = 1 + SPACES * 2
         self.pool = [monitor.host.take(PAGE) for _ in range(pages)]
-        self.own = self.pool.pop()  # a page table for the monitor's own pages, not for the user
+        self.own = self.pool.pop() if own else None  # a page table for the monitor's own pages, not for the user
         for i, page in enumerate(own):
             self.memory.write(self.own + 4 * i, page | PRESENT | WRITABLE, 4)
         self.filling, self.changed, self.watched = False, True, set()
@@ -44,7 +44,8 @@ class Shadow:
             if len(self.free) < 2:
                 self.clear()
             self.roots[space] = root = self._new()
-            self.memory.write(root + (OWN >> 22) * 4, self.own | PRESENT | WRITABLE, 4)
+            if self.own is not None:
+                self.memory.write(root + (OWN >> 22) * 4, self.own | PRESENT | WRITABLE, 4)
             if v.paging.enabled:
                 self._trace(v.paging.root, root, None)
         return self.roots[space]
@@ -77,7 +78,7 @@ class Shadow:
         for root, slot in self.uses.get(place, ()):
             if slot is None:
                 for i in entries:
-                    if i != OWN >> 22:
+                    if self.own is None or i != OWN >> 22:
                         self.memory.write(root + 4 * i, 0, 4)
                         self.tables.pop((root, i), None)
             elif (root, slot) in self.tables:

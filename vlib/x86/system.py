@@ -160,19 +160,23 @@ def _clts(cpu, op):
     cpu.set_cr(0, cpu.cr[0] & ~TS)
 
 
-def _mov_cr(cpu, op):
-    first, second = op.insn.operands
-    if first.kind == "r":
-        op.put(cpu.cr[second.number])
-        return
-    number, value = first.number, op.src()
+def check_cr(number: int, value: int) -> int:
+    """Return what a control register becomes when a program writes a value, or raise `Trap`."""
     if number == 0:
         if not value & PE or (value & NW and not value & CD):
             raise Trap(GP, 0)
         value |= ET
     if number == 4 and value & ~(TSD | DE | PSE | PGE | PCE | UMIP):
         raise Trap(GP, 0)
-    cpu.set_cr(number, value)
+    return value
+
+
+def _mov_cr(cpu, op):
+    first, second = op.insn.operands
+    if first.kind == "r":
+        op.put(cpu.cr[second.number])
+        return
+    cpu.set_cr(first.number, check_cr(first.number, op.src()))
 
 
 def _mov_dr(cpu, op):
@@ -295,9 +299,8 @@ def _undefined(cpu, op):
 # Ports
 
 
-def _port(cpu, op, operand):
-    """Return the port, if IOPL or the bit map in the task state allows it for the size."""
-    port, size = operand() & 0xFFFF, op.insn.operands[0].size if op.insn.mnemonic == "in" else op.insn.operands[1].size
+def check_port(cpu, port: int, size: int):
+    """Raise `Trap` unless IOPL or the bit map in the task state allows `size` ports from this one on."""
     if cpu.cpl > cpu.flags >> 12 & 3:
         task = cpu.tr
         place = cpu.read_linear(task.base + 0x66 & MASK, 2) + port // 8 if task.descriptor.limit >= 0x67 else 1 << 16
@@ -305,6 +308,12 @@ def _port(cpu, op, operand):
             raise Trap(GP, 0)
         if cpu.read_linear(task.base + place & MASK, 2) >> port % 8 & (1 << size) - 1:
             raise Trap(GP, 0)
+
+
+def _port(cpu, op, operand):
+    """Return the port and the size of an access that is allowed."""
+    port, size = operand() & 0xFFFF, op.insn.operands[0].size if op.insn.mnemonic == "in" else op.insn.operands[1].size
+    check_port(cpu, port, size)
     return port, size
 
 
