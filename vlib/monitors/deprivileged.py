@@ -120,21 +120,22 @@ class Deprivileged(Monitor):
                 selector = segment.selector & ~3 | v.cpl if i in (CS, SS) else segment.selector
                 v.set_segment(i, Segment(selector, self.descriptors.get(selector & 0xFFF8)))
 
-    def emulate(self):
+    def emulate(self, verb: str = "emulate"):
         """Do one instruction as the guest's own processor would; what traps there is the guest's to handle.
 
         So what the guest's *user* may not do is reflected to the guest's kernel, and never emulated for the user.
         """
         v = self.v
         try:
-            mnemonic = v._fetch(v.eip)[1].insn.mnemonic
+            mnemonic = v.fetch(v.eip)[1].insn.mnemonic
         except Trap:
             mnemonic = "fetch"
         place, paging = len(self.exits), (v.cr[0], v.cr[4])
-        self.note(f"emulate {mnemonic}")
+        self.note(f"{verb} {mnemonic}")
         trap = v.execute(1)
         if trap is not None:
-            self.exits[place] = self.exits[place]._replace(reason=f"reflect {str(trap).split('(')[0]}")
+            name = f"int {trap.vector:#x}" if trap.software else str(trap).split("(")[0]
+            self.exits[place] = self.exits[place]._replace(reason=f"reflect {name}")
             v.reflect(trap)
         if paging != (v.cr[0], v.cr[4]):
             self.shadow.clear()

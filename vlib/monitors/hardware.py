@@ -88,7 +88,9 @@ class Hardware(Monitor):
                 raise _Leave(f"{name} {number:#x}", number)
         elif name == "mov_cr":
             return self._control_register(cpu, *operands)
-        elif (name == "clts" and read("cr0_mask") & read("cr0_shadow") & TS) or (name == "lmsw" and read("cr0_mask") & (MP | EM | TS)):
+        elif (name == "clts" and read("cr0_mask") & read("cr0_shadow") & TS) or (
+            name == "lmsw" and read("cr0_mask") & (MP | EM | TS)
+        ):
             raise _Leave("cr0 write")
         elif name == "smsw" and read("cr0_mask"):
             return self._smsw(cpu, insn)

@@ -21,6 +21,11 @@ from vlib.x86.traps import DE, DF, GP, MASK, NP, PF, STACK, TSS, UD, Trap
 _CONTRIBUTORY = (DE, TSS, NP, STACK, GP)
 
 
+def _freely(cpu, operation):
+    operation.plain(cpu, operation)
+    cpu.cycles -= 1
+
+
 class CPU:
     """One processor with its memory and board, in flat protected mode at CPL 0.
 
@@ -49,6 +54,7 @@ class CPU:
         self.cpuid = {0: (1, b"VirtualYouCa"), 1: (0x600, b"\0" * 12)}  # leaf -> EAX; EBX, EDX, ECX
         self.halted = self.shut_down = self.shadow = False  # shadow: no interrupt before the next instruction is done
         self.steps = self.cycles = self.deadline = 0
+        self.free = set()  # physical addresses of instructions that take no cycle: a monitor's own among a guest's
         self.decoded, self.fetched = (
             {},
             {},
@@ -165,7 +171,8 @@ class CPU:
 
     # Fetching: `fetched` finds what to do by EIP alone; it is emptied whenever EIP may come to mean something else.
 
-    def _fetch(self, eip: int):
+    def fetch(self, eip: int):
+        """Return what to do at an EIP: how to run it, the bound operation, and the EIP after it; or raise `Trap`."""
         code = self.segs[CS]
         if eip >= code.descriptor.limit + 1:
             raise Trap(GP, 0)
@@ -177,9 +184,9 @@ class CPU:
         if operation is None:
             data = self.memory.copy(place, min(15, PAGE - at))
             try:
-                operation = operations[at] = bind(self, decode(data))
+                operation = operations[at] = self._bind(data, place)
             except IndexError:
-                operation = self._fetch_across(data, linear + len(data) & MASK)
+                operation = self._fetch_across(data, linear + len(data) & MASK, place)
             except Undefined:
                 raise Trap(UD) from None
         if eip + operation.length > code.descriptor.limit + 1:
@@ -187,14 +194,20 @@ class CPU:
         self.fetched[eip] = entry = (operation.run, operation, eip + operation.length & MASK)
         return entry
 
-    def _fetch_across(self, data: bytes, linear: int):
+    def _bind(self, data: bytes, place: int):
+        operation = bind(self, decode(data))
+        if place in self.free:
+            operation.plain, operation.run = operation.run, _freely
+        return operation
+
+    def _fetch_across(self, data: bytes, linear: int, first: int):
         """Decode an instruction that goes on in the next page; it is not kept with its page, only by EIP."""
         if len(data) == 15:
             raise Trap(GP, 0)  # no instruction is longer
         place = self.translate(linear, self.user, False)
         self._watched(place & -PAGE)
         try:
-            return bind(self, decode(data + self.memory.copy(place, 15 - len(data))))
+            return self._bind(data + self.memory.copy(place, 15 - len(data)), first)
         except IndexError:
             raise Trap(GP, 0) from None
         except Undefined:
@@ -221,7 +234,7 @@ class CPU:
         try:
             for done in range(1, limit + 1):  # noqa: B007
                 eip = self.eip
-                run, operation, self.eip = fetched.get(eip) or self._fetch(eip)
+                run, operation, self.eip = fetched.get(eip) or self.fetch(eip)
                 run(self, operation)
                 self.cycles += 1
                 if self.cycles >= self.deadline:
