@@ -1,4 +1,4 @@
-"""The hand-over: the exact good run, every point of loss, random schedules, and what each wrong rule does."""
+"""The handover: the exact good run, every point of loss, random schedules, and what each wrong rule does."""
 
 from itertools import chain, combinations
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """Record one step of a hand-over: a message sent, or something that a host does.
+    """Record one step of a handover: a message sent, or something that a host does.
 
     ``what`` is ``send``, or ``runs``, ``suspends``, ``resumes``, ``reserves``, ``ready`` (B holds what it needs to run
     the VM), ``commits``, ``lock`` (``message``: the host that the lock names), ``releases`` (its memory), ``loses``
@@ -64,7 +64,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """Choose the rules of the hand-over: every deviation is off, and any one of them makes the protocol wrong.
+    """Choose the rules of the handover: every deviation is off, and any one of them makes the protocol wrong.
 
     >>> Protocol(b_runs_before_commit=True) == MUTANTS["b_runs_before_commit"]
     True

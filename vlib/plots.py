@@ -176,7 +176,7 @@ def rounds(trace, title: str = "What each round sends", ax=None):
 
 
 def sequence(trace, hosts: Sequence[str] = ("A", "B"), title: str = "Messages between the hosts", ax=None):
-    """Draw the events of a hand-over from top to bottom, with their times in ms and the stages that they belong to.
+    """Draw the events of a handover from top to bottom, with their times in ms and the stages that they belong to.
 
     An arrow that ends in a cross is a message lost; a host's line is thick while it runs the guest.
 
