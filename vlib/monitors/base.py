@@ -101,6 +101,38 @@ class Monitor:
         return Counter(exit.reason for exit in self.exits)
 
 
+class Difference(NamedTuple):
+    """Where a guest under a monitor first is not what it is elsewhere: guest steps done, EIP before, {name: (here, there)}."""
+
+    step: int
+    eip: int
+    fields: dict
+
+
+def first_difference(one: Monitor, other: Monitor, limit: int = 100_000) -> Difference | None:
+    """Run two monitors step by step; return where what their guests see first differs, None if nowhere.
+
+    Registers and console are compared at each step, memory at the end only.
+
+    >>> from vlib.guests import guest
+    >>> from vlib.monitors import Native, TrapAndEmulate
+    >>> found = first_difference(TrapAndEmulate(guest("popf")), Native(guest("popf")))
+    >>> print(found.fields, guest("popf").program.where(found.eip).split(";")[0])
+    {'flags': (70, 582)} line 34: popfd
+    """
+    for step in range(limit):
+        eip = one.v.eip
+        ends = one.run(1), other.run(1)
+        states = [{**monitor.v.save(), "console": monitor.console} for monitor in (one, other)]
+        fields = {n: (states[0][n], states[1][n]) for n in states[0] if states[0][n] != states[1][n] and n != "board"}
+        if fields:
+            return Difference(step, eip, fields)
+        if ends != ("limit", "limit"):
+            break
+    a, b = one.state()["memory"], other.state()["memory"]
+    return None if a == b else Difference(step, one.v.eip, {"memory": (a, b)})
+
+
 def side_by_side(monitors: list[Monitor], slice_: int = 500, limit: int = 1_000_000) -> list[str]:
     """Run guests in turn, `slice_` steps each, until all are at rest; return how each ended.
 

@@ -84,20 +84,26 @@ class Deprivileged(Monitor):
         self.watched.discard(page)
         self.cpu.deadline = 0  # stop after this instruction, so that the next finds the new table
 
+    def address_space(self) -> tuple[int, bool]:
+        """Return the directory that the real processor is to walk, and whether its translations have become stale."""
+        root, changed = self.shadow.root(), self.shadow.changed
+        self.shadow.changed = False
+        return root, changed
+
     def load(self):
         """Put the guest on the real processor."""
         v, cpu = self.v, self.cpu
         self._copy_table()
         if cpu.hook is not None:  # a guest with hardware support ran here before
             cpu.set_hook(None)
-            cpu.paging.nested, self.shadow.changed = None, True
-        root = self.shadow.root()
+            cpu.paging.nested = None
+            cpu.flush()
+        root, changed = self.address_space()
         for number, value in ((0, PE | ET | WP | PG), (3, root), (4, v.cr[4] & TSD)):
             if cpu.cr[number] != value:
                 cpu.set_cr(number, value)
-        if self.shadow.changed:
+        if changed:
             cpu.flush()
-            self.shadow.changed = False
         cpu.gdtr, cpu.idtr, cpu.ldtr, cpu.tr = (OWN, PAGE - 1), (OWN + PAGE + 0x800, 0x7FF), Segment(0, None), self.task
         cpu.regs[:], cpu.eip, cpu.flags = v.regs, v.eip, v.flags & ~IOPL | IF
         self.loaded = [self._segment(i) for i in range(6)]

@@ -159,15 +159,13 @@ class Hardware(Monitor):
                 return ""
             if cpu.cycles >= cpu.board.deadline:
                 return "external interrupt"
-            if cpu.shadow:
-                step = 1
-                cpu.shadow = False
-            else:
-                step = end - cpu.steps
-                if cpu.flags & IF and vmcs.read("interrupt_window"):
-                    return "interrupt window"
             if cpu.steps >= end:
                 return "preemption timer"
+            step = end - cpu.steps
+            if cpu.shadow:  # no interrupt before one more instruction is done
+                step, cpu.shadow = 1, False
+            elif cpu.flags & IF and vmcs.read("interrupt_window"):
+                return "interrupt window"
             trap = cpu.execute(step)
             if isinstance(trap, _Leave):
                 return self._left(trap)
