@@ -80,12 +80,22 @@ def test_bad_files_are_named(tmp_path):
     assert "point P1 has no ram_mib" in message(
         json.dumps({"points": [{k: v for k, v in good.items() if k != "ram_mib"}]})
     )
-    assert "pattern is 'zipf', allowed: uniform or sequential" in message(
-        json.dumps({"points": [good | {"pattern": "zipf"}]})
-    )
+    for change, said in (
+        ({"pattern": "zipf"}, "point P1 has pattern 'zipf', allowed: uniform or sequential"),
+        ({"pattern": []}, "point P1 has pattern [], allowed: uniform or sequential"),
+        ({"runs": 3}, "needs runs"),
+        ({"runs": [3]}, "needs runs"),
+        ({"runs": [{"total_s": "2", "sent_bytes": 1}]}, "has a run with total_s '2', allowed: numbers, 0 or more"),
+        ({"working_set_pages": 10**8}, "has working_set_pages 100000000, allowed: 0 to the 32768 pages of its memory"),
+        ({"filled_pages": -1}, "has filled_pages -1, allowed: whole numbers, 0 to"),
+        ({"ram_mib": "big"}, "has ram_mib 'big', allowed: whole numbers, 1 to 1,048,576"),
+        ({"bandwidth_mib_s": 0}, "has bandwidth_mib_s 0, allowed: numbers"),
+        ({"bandwidth_mib_s": -32}, "has bandwidth_mib_s -32, allowed: numbers"),
+        ({"downtime_limit_ms": None}, "has downtime_limit_ms None, allowed: numbers"),
+    ):
+        assert said in message(json.dumps({"points": [good | change]}))
     assert "needs runs" in message(json.dumps({"points": [POINTS[5] | {"runs": []}]}))
-    assert "the workload writes up to page 99999999" in message(
-        json.dumps({"points": [good | {"working_set_pages": 10**8}]})
-    )
-    assert "bandwidth is 0" in message(json.dumps({"points": [good | {"bandwidth_mib_s": 0}]}))
+    for points in ([], {"P1": good}, None):
+        assert "allowed: a list of one point or more" in message(json.dumps({"points": points}))
+    assert "point 2 is 7, allowed: names with values" in message(json.dumps({"points": [good, 7]}))
     assert fidelity.main([str(tmp_path / "nothing.json")]) == 2

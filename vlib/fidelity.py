@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from statistics import median
@@ -50,17 +51,51 @@ def load(path=POINTS) -> list[dict]:
     """
     try:
         points = json.loads(Path(path).read_text(encoding="utf-8"))["points"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of measured points: {type(error).__name__} {error}") from None
-    for point in points:
-        if missing := NEEDED - set(point):
-            raise ValueError(f"{path}: point {point.get('name', '?')} has no {min(missing)}")
-        if point["pattern"] not in PATTERNS:
-            raise ValueError(f"{path}: pattern is {point['pattern']!r}, allowed: {' or '.join(PATTERNS)}")
-        runs = [run for key in point if key == "runs" or key.startswith(RELAY) for run in point[key]]
-        if not runs or not all({"total_s", "sent_bytes"} <= set(run) for run in runs):
-            raise ValueError(f"{path}: point {point['name']} needs runs, each with total_s and sent_bytes")
+    if not isinstance(points, list) or not points:
+        raise ValueError(f"{path}: points is {str(points)[:40]}, allowed: a list of one point or more")
+    for number, point in enumerate(points, 1):
+        wrong = _wrong(point) if isinstance(point, dict) else f"is {str(point)[:40]}, allowed: names with values"
+        if wrong:
+            name = point.get("name", number) if isinstance(point, dict) else number
+            raise ValueError(f"{path}: point {name} {wrong}")
     return points
+
+
+def _wrong(point: dict) -> str:
+    """Return what is wrong with a point, or nothing."""
+    if missing := NEEDED - set(point):
+        return f"has no {min(missing)}"
+    for key, (least, most) in LIMITS.items():
+        if (
+            not _number(point[key])
+            or not least <= point[key] <= most
+            or (key in WHOLE and isinstance(point[key], float))
+        ):
+            kind = "whole numbers" if key in WHOLE else "numbers"
+            return f"has {key} {point[key]!r}, allowed: {kind}, {least:,} to {most:,}"
+    pages = point["ram_mib"] * MIB // PAGE
+    for key in ("filled_pages", "working_set_pages"):
+        if point[key] > pages:
+            return f"has {key} {point[key]!r}, allowed: 0 to the {pages} pages of its memory"
+    if point["pattern"] not in tuple(PATTERNS):
+        return f"has pattern {point['pattern']!r}, allowed: {' or '.join(PATTERNS)}"
+    series = [point[key] for key in point if key == "runs" or key.startswith(RELAY)]
+    runs = [run for one in series for run in (one if isinstance(one, list) else [one])]
+    if not runs or not all(isinstance(run, dict) and {"total_s", "sent_bytes"} <= set(run) for run in runs):
+        return "needs runs, each with total_s and sent_bytes"
+    for key in ("total_s", "sent_bytes", "downtime_ms"):
+        for value in (run[key] for run in runs if run.get(key) is not None):
+            if not _number(value) or value < 0:
+                return f"has a run with {key} {value!r}, allowed: numbers, 0 or more"
+    return ""
+
+
+def _number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 RELAY = "through_a_"  # keys of runs through a relay of the point's bandwidth
@@ -68,6 +103,12 @@ NEEDED = {
     *("name", "ram_mib", "filled_pages", "working_set_pages", "writes_per_s"),
     *("bandwidth_mib_s", "downtime_limit_ms", "pattern", "runs"),
 }
+# What can be asked of the models: memory to 1 TiB, which is as many pages as they number.
+LIMITS = {
+    **{"ram_mib": (1, 2**20), "filled_pages": (0, 2**28), "working_set_pages": (0, 2**28), "writes_per_s": (0, 10**9)},
+    **{"bandwidth_mib_s": (0.001, 10**6), "downtime_limit_ms": (0, 10**7)},
+}
+WHOLE = ("ram_mib", "filled_pages", "working_set_pages", "writes_per_s")
 PATTERNS = {"uniform": Uniform, "sequential": Sweep}
 
 
@@ -92,7 +133,11 @@ def qemu_rows(point: dict) -> list[Row]:
     >>> [row.quantity for row in qemu_rows(load()[0])][:3]
     ['converges', 'total (s)', 'MB']
     """
-    pages, filled, limit = point["ram_mib"] * MIB // PAGE, point["filled_pages"], point["downtime_limit_ms"] * 1000
+    pages, filled, limit = (
+        point["ram_mib"] * MIB // PAGE,
+        point["filled_pages"],
+        round(point["downtime_limit_ms"] * 1000),
+    )
     bandwidth = int(point["bandwidth_mib_s"] * MIB)
     setup = pages * SETUP_NS // 1000
     # The textbook knows no zero pages and no headers: its memory is what the guest has filled or writes.
