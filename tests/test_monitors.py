@@ -197,7 +197,7 @@ def test_return_addresses_on_the_stack_are_the_guests():
 
 
 MODIFYING = """
-        mov esp, 0x1000
+        mov esp, 0x2000                 ; a page that has no code
         mov ecx, 3
 again:  call f
         inc byte ptr [f + 1]            ; the number that it returns
@@ -223,11 +223,15 @@ def test_code_that_changes_itself(monitor):
 
 
 def test_a_full_cache_is_emptied():
-    blocks = "\n".join(f"b{i}: " + "add eax, 0x12345\n" * 10 + f"jmp b{i + 1}" for i in range(2200))
-    program = make("large", f"{blocks}\nb2200: hlt")
-    monitor = BinaryTranslation(program)
-    assert monitor.run() == "halt"
-    assert monitor.units > 2200 and monitor.state() == natively(program)[0].state()
+    """100 blocks, the first entered at two places and one cut by the end of its page; the end of the loop, and HLT."""
+    blocks = "\n".join(f"b{i}: " + "add eax, 0x12345\n" * 10 + f"jmp b{i + 1}" for i in range(100))
+    program = make("large", f"mov ecx, 3\n{blocks}\nb100: dec ecx\njnz b0\nhlt")
+    small, large = BinaryTranslation(program, cache_pages=1), BinaryTranslation(program)
+    for monitor in (small, large):
+        assert monitor.run() == "halt" and monitor.state() == natively(program)[0].state()
+    assert large.units == 104 and small.units > 2 * large.units
+    with pytest.raises(ValueError, match="cache of 0 pages, allowed: 1 to 64"):
+        BinaryTranslation(program, cache_pages=0)
 
 
 # Hardware assistance

@@ -17,7 +17,7 @@ from vlib.x86.memory import PAGE
 from vlib.x86.segments import Descriptor, Segment
 from vlib.x86.traps import MASK, PF, UD, Trap
 
-STATE_PAGE, CACHE, CACHE_PAGES = OWN + 2 * PAGE, OWN + 3 * PAGE, 32
+STATE_PAGE, CACHE = OWN + 2 * PAGE, OWN + 3 * PAGE  # in every address space
 REMAPPING = ("mov_cr", "invlpg", "lmsw", "clts")
 _CODE = Segment(0xFE1, Descriptor(0, MASK, 0xBB, 0xC))  # ring 1, all of memory
 _STATE = Segment(0xFE9, Descriptor(STATE_PAGE, PAGE - 1, 0xB3, 0x4))
@@ -32,8 +32,11 @@ class BinaryTranslation(Deprivileged):
     ('halt', 'AAAABBBBAA6BB6\n')
     """
 
-    def __init__(self, guest: Guest, host: Host | None = None):
-        super().__init__(guest, host, ring=1, pages=1 + CACHE_PAGES)
+    def __init__(self, guest: Guest, host: Host | None = None, cache_pages: int = 32):
+        if not 0 < cache_pages <= 64:
+            raise ValueError(f"cache of {cache_pages} pages, allowed: 1 to 64")
+        super().__init__(guest, host, ring=1, pages=1 + cache_pages)
+        self.size = cache_pages * PAGE
         self.state_page, self.cache = self.own[2:4]  # where they lie in the host
         self.units, self.translated, self.watched_code, self.origin = 0, 0, set(), {}
         self.flush()
@@ -57,7 +60,7 @@ class BinaryTranslation(Deprivileged):
         """Return the place of the unit for a guest address, translated if need be; raises `Trap` where none can be."""
         context = self._context()
         if (context, eip) not in self.places:
-            if self.cursor > CACHE_PAGES * PAGE - 512:
+            if self.cursor > self.size - 512:
                 self.flush()
             self.places[context, eip] = self._translate(eip, context)
         return self.places[context, eip]
