@@ -14,21 +14,25 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help book page serve lab test zip bench bench-grading fidelity audit clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 24
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-18s%s\n", $$1, $$2}' Makefile
 
 book: $(VENV)/.course  ## set up, build the site, say where to open it
 	@$(BUILD)
 	@echo "The site is built. Open $(CURDIR)/$(SITE)/index.html, or run: make serve"
 
+# The chapter, and all pages that are none: so its links and citations lead somewhere, and only its cells run.
+CHAPTER = $(wildcard book/ch$(CH)_*.md)
 page: $(VENV)/.course  ## build one chapter alone: make page CH=08
-	@test -n "$(CH)" && ls book/ch$(CH)_*.md >/dev/null || { echo "CH=$(CH): no such chapter; try one of" book/ch*.md; exit 2; }
+	@test "$(words $(CHAPTER))" = 1 || { echo "CH=$(CH): no such chapter; try CH=08, there is" book/ch*.md; exit 2; }
 	@mkdir -p _build
-	@printf 'format: jb-book\nroot: %s\n' $(basename $(wildcard book/ch$(CH)_*.md)) > _build/page.yml
+	@awk '!/book\/ch[0-9]/ || /book\/ch$(CH)_/' _toc.yml > _build/page.yml
 	@$(BIN)/jupyter-book build . --toc _build/page.yml --path-output _build/page
-	@echo "Open $(CURDIR)/_build/page/_build/html/index.html"
+	@echo "Open $(CURDIR)/_build/page/$(SITE)/$(CHAPTER:.md=.html)"
 
 serve: book  ## serve the site on this machine only: make serve PORT=8000
-	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+	@$(PY) -c "import socket; socket.create_server(('127.0.0.1', $(PORT)))" 2>/dev/null || \
+		{ echo "PORT=$(PORT): in use, or no port that you may open; try another from 1024 to 65535"; exit 2; }
+	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
 lab: $(VENV)/.course  ## open the labs in JupyterLab, in your own copies in work/
 	$(BIN)/vlib lab work
@@ -39,14 +43,16 @@ test: $(VENV)/.tests book  ## check the style and run every test
 	$(BIN)/ruff format --check .
 	$(PY) -m pytest -n 2 --dist loadfile
 
+DIST := dist/virtualization-you-can-run
 zip: book  ## put the site and the labs into one file for use offline, in dist/
-	rm -rf dist && mkdir -p dist/virtualization-you-can-run/labs
-	cp -r $(SITE) dist/virtualization-you-can-run/site
-	cp $(SITE)/notebooks/lab*.ipynb dist/virtualization-you-can-run/labs/ || true
-	cp -r vlib requirements.txt pyproject.toml README.md LICENSE LICENSE-TEXT dist/virtualization-you-can-run/
-	find dist -name __pycache__ -prune -exec rm -rf {} +
-	$(PY) -m zipfile -c dist/virtualization-you-can-run.zip dist/virtualization-you-can-run
-	@echo "$(CURDIR)/dist/virtualization-you-can-run.zip"
+	@rm -rf dist && mkdir -p $(DIST)
+	@cp -r $(SITE) $(DIST)/site
+	@cp -r labs vlib requirements.txt pyproject.toml LICENSE LICENSE-TEXT $(DIST)/
+	@cp book/_ext/offline.md $(DIST)/README.md
+	@rm -rf $(DIST)/labs/solutions
+	@find $(DIST) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@$(PY) -m zipfile -c $(DIST).zip.part $(DIST) && mv $(DIST).zip.part $(DIST).zip
+	@echo "$(CURDIR)/$(DIST).zip"
 
 bench: $(VENV)/.tests  ## measure the models
 	$(PY) -m bench.bench_migration
@@ -55,7 +61,7 @@ bench-grading: $(VENV)/.tests  ## measure the marking
 	$(PY) -m bench.bench_grading
 
 fidelity: $(VENV)/.course  ## predicted beside measured migrations: make fidelity POINTS=file.json
-	$(PY) -m vlib.fidelity $(POINTS)
+	@$(PY) -m vlib.fidelity $(if $(POINTS),"$(POINTS)")
 
 audit: $(VENV)/.tests book  ## lighthouse and axe-core on the built site (needs node, npm and chromium)
 	$(PY) -m bench.audit

@@ -331,6 +331,18 @@ def test_a_built_site_shows_what_the_models_give_now_and_fails_with_a_failing_ce
     shutil.copytree(small_book, book, symlinks=True)
     page = book / "_build" / "html" / "book" / "ch99_waves.html"
     assert "first" in page.read_text()
+    styles = book / "_build" / "html" / "_static" / "all.css"
+    for _ in range(2):
+        before = styles.stat().st_mtime_ns, page.stat().st_mtime_ns
+        run = build(book)
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert (styles.stat().st_mtime_ns, page.stat().st_mtime_ns) == before, "nothing has changed: nothing is written"
+    (book / "book" / "_web").unlink()
+    shutil.copytree(ROOT / "book" / "_web", book / "book" / "_web")
+    with open(book / "book" / "_web" / "site.css", "a") as own:
+        own.write("body { --probe: 4711px }\n")
+    assert build(book).returncode == 0
+    assert "--probe: 4711px" in styles.read_text(), "a change of the styles does not reach the site"
     (book / "vlib" / "probe.py").write_text('STATE = "second"\n')
     run = build(book)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -30,7 +30,9 @@ def setup(app):
     """Connect the steps below."""
     register_plugin("pybtex.style.formatting", "keys", KeyStyle)
     os.environ["VLIB_SITE"] = "1"  # inherited by the kernels of the build: vlib.explore writes HTML
+    app.add_config_value("course_looks", "", "html")  # a change of it writes every page again
     app.connect("config-inited", key_cache)
+    app.connect("config-inited", key_pages)
     app.connect("source-read", hide_answers)
     app.connect("html-page-context", offer_notebook, priority=900)
     app.connect("build-finished", write_notebooks)
@@ -48,6 +50,15 @@ def key_cache(app, config):
     # Older ones stay, another build may be at work with them; `make clean` removes them.
     cache = root / "_build" / f".jupyter_cache-{digest.hexdigest()[:12]}"
     config.nb_execution_cache_path = str(cache)
+
+
+def key_pages(app, config):
+    """Write all pages again when a style, a script or a step of the build has changed: Sphinx looks at the texts only."""
+    digest = hashlib.sha256()
+    for path in sorted(path for part in ("_ext", "_web") for path in (Path(app.srcdir) / "book" / part).rglob("*")):
+        if path.suffix in (".py", ".js", ".css", ".html"):
+            digest.update(path.read_bytes())
+    config.course_looks = digest.hexdigest()
 
 
 def hide_answers(app, docname, source):

@@ -1,5 +1,6 @@
 """Make the pages light: one script, one style sheet without the rules that no page uses, and a font of few icons."""
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -63,12 +64,11 @@ def used(name):
 
 def join(app, error):
     """Write `all.js`, `all.css` and `icons.woff`, which every page asks for."""
-    if error or app.builder.format != "html":
+    joined = getattr(app.builder, "joined", None)
+    if error or not joined:  # no page was written: nothing has changed
         return
     folder = Path(app.outdir) / "_static"
-    scripts, styles = (
-        [name.removeprefix("_static/").partition("?")[0] for name in names] for names in app.builder.joined
-    )
+    scripts, styles = ([name.removeprefix("_static/").partition("?")[0] for name in names] for names in joined)
     scripts = ["documentation_options.js", *(name for name in scripts if name != "documentation_options.js")]
     (folder / "all.js").write_text("\n;\n".join(read(folder, scripts)), encoding="utf-8")
     pages = [path.read_text(encoding="utf-8") for path in folder.parent.rglob("*.html")]
@@ -125,6 +125,7 @@ def body(rule):
 
 def write_icons(codes, path):
     """Write the characters of the icon font that the styles use."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every table that it leaves out
     font = TTFont(Path(pydata_sphinx_theme.__file__).parent / ICONS)
     options = subset.Options(flavor="woff", name_IDs=[], hinting=False)
     chooser = subset.Subsetter(options)
