@@ -87,6 +87,7 @@ def test_bad_files_are_named(tmp_path):
         ({"runs": [3]}, "needs runs"),
         ({"runs": [{"total_s": "2", "sent_bytes": 1}]}, "has a run with total_s '2', allowed: numbers, 0 or more"),
         ({"working_set_pages": 10**8}, "has working_set_pages 100000000, allowed: 0 to the 32768 pages of its memory"),
+        ({"working_set_pages": 0}, "has working_set_pages 0, allowed: 1 or more for 10 writes/s"),
         ({"filled_pages": -1}, "has filled_pages -1, allowed: whole numbers, 0 to"),
         ({"ram_mib": "big"}, "has ram_mib 'big', allowed: whole numbers, 1 to 1,048,576"),
         ({"bandwidth_mib_s": 0}, "has bandwidth_mib_s 0, allowed: numbers"),
@@ -99,3 +100,9 @@ def test_bad_files_are_named(tmp_path):
         assert "allowed: a list of one point or more" in message(json.dumps({"points": points}))
     assert "point 2 is 7, allowed: names with values" in message(json.dumps({"points": [good, 7]}))
     assert fidelity.main([str(tmp_path / "nothing.json")]) == 2
+
+
+def test_an_idle_guest_is_a_point_too():
+    idle = POINTS[0] | {"working_set_pages": 0, "writes_per_s": 0}
+    told = {row.quantity: row.model for row in fidelity.qemu_rows(idle)}
+    assert told["converges"] == (True,) * fidelity.GUESTS and min(told["MB"]) > POINTS[0]["filled_pages"] * PAGE / 1e6

@@ -81,6 +81,8 @@ def _wrong(point: dict) -> str:
     for key in ("filled_pages", "working_set_pages"):
         if point[key] > pages:
             return f"has {key} {point[key]!r}, allowed: 0 to the {pages} pages of its memory"
+    if point["writes_per_s"] and not point["working_set_pages"]:
+        return f"has working_set_pages 0, allowed: 1 or more for {point['writes_per_s']} writes/s"
     if point["pattern"] not in tuple(PATTERNS):
         return f"has pattern {point['pattern']!r}, allowed: {' or '.join(PATTERNS)}"
     series = [point[key] for key in point if key == "runs" or key.startswith(RELAY)]
@@ -121,7 +123,7 @@ def guests(point: dict) -> list:
     >>> [guest.by for guest in guests({"pattern": "sequential", "working_set_pages": 10, "writes_per_s": 10})]
     [0, 200000, 400000, 600000, 800000]
     """
-    pages, rate = point["working_set_pages"], point["writes_per_s"]
+    pages, rate = max(point["working_set_pages"], 1), point["writes_per_s"]  # an idle guest writes to no page
     if point["pattern"] == "uniform":
         return [Uniform(pages, rate, seed=seed) for seed in range(GUESTS)]
     return [Later(Sweep(pages, rate), pages * SECOND * i // max(rate, 1) // GUESTS) for i in range(GUESTS)]
