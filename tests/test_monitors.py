@@ -159,9 +159,10 @@ def random_guest(seed):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_kernels(seed):
-    machine, end = natively(random_guest(seed))
+    program = random_guest(seed)
+    machine, end = natively(program)
     for monitor in RIGHT:
-        other = monitor(random_guest(seed))
+        other = monitor(program)
         assert (other.run(50_000), other.state()) == (end, machine.state())
 
 
@@ -371,3 +372,89 @@ shared: dd 1, 0, 0
     """
     monitor = Paravirtual(make("hostile", text))
     assert monitor.run() == "shutdown" and monitor.v.regs[0] == 0xFFFFFFEA
+
+
+# Page tables that change
+
+PAGING = """
+        cli
+        lgdt [gdtr]
+        lidt [idtr]
+        mov esp, 0x2000
+        mov edi, table
+        mov eax, 3
+        mov ecx, end >> 12
+map:    stosd
+        add eax, 0x1000
+        loop map
+        mov eax, directory
+        mov cr3, eax
+        mov eax, cr0
+        or eax, 0x80000000
+        mov cr0, eax
+{body}
+        hlt
+page:   inc dword ptr [faults]
+        push eax
+        mov eax, cr2
+        xor [faults + 4], eax
+        mov eax, [esp + 4]
+        add [faults + 8], eax           ; error codes
+        pop eax
+        add esp, 4
+        add dword ptr [esp], 6
+        iretd
+        org 0x3000
+idtr:   dw 8 * 15 - 1
+        dd idt
+faults: dd 0, 0, 0
+gdtr:   dw 23
+        dd gdt
+        align 8
+gdt:    dd 0, 0, 0xffff, 0x00cf9b00, 0xffff, 0x00cf9300
+idt:    space 8 * 14
+        dd 0x80000 | page & 0xffff, 0x8e00
+        org 0x4000
+directory: dd table + 7, other + 7
+        org 0x5000
+table:  space 4096
+other:  space 4096
+frames: space 4 * 4096
+end:
+"""
+
+
+def random_paging(seed):
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(50):
+        page = rng.randrange(6)
+        address = 0x400000 + 0x1000 * page + 4 * rng.randrange(8)
+        kind = rng.randrange(8)
+        if kind < 3:  # a mapping, sometimes of the page tables themselves
+            entry = 0x5000 + 0x1000 * rng.randrange(6) | rng.choice((0, 1, 3, 3, 3, 7, 0x63))
+            lines += [f"mov dword ptr [other + {4 * page}], {entry}", f"invlpg [{0x400000 + 0x1000 * page}]"]
+        elif kind < 5:
+            lines.append(f"mov ebx, [{address}]")
+        elif kind < 6 and rng.random() < 0.8:
+            lines += [f"mov [{address + 64}], ebp", "mov edx, cr3", "mov cr3, edx"]  # it may have hit a page table
+        elif kind < 7:
+            lines += ["mov edx, cr0", "xor edx, 0x10000", "mov cr0, edx"]
+        else:
+            lines += [
+                f"mov dword ptr [directory + 4], other + {rng.choice((1, 3, 3, 7))}",
+                "mov edx, cr3",
+                "mov cr3, edx",
+            ]
+    return make(f"paging {seed}", PAGING.replace("{body}", "\n".join(lines)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_changes_of_page_tables(seed):
+    program = random_paging(seed)
+    machine, end = natively(program)
+    assert end == "halt"
+    for monitor in (TrapAndEmulate, *RIGHT):
+        other = monitor(program)
+        assert other.run(50_000) == end
+        assert other.state() == machine.state()
