@@ -166,6 +166,20 @@ def test_random_kernels(seed):
         assert (other.run(50_000), other.state()) == (end, machine.state())
 
 
+@pytest.mark.parametrize("period", range(3, 40, 2))
+def test_interrupts_that_come_at_every_moment(period):
+    text = GUESTS["kernel"].replace("mov al, 64", f"mov al, {period}")
+    program = make(
+        "ticking", text.replace("& 0xffff0000 | 0x8e00", "& 0xffff0000 | 0x8f00") if period % 4 == 3 else text
+    )
+    machine = Native(program)
+    end = machine.run(20_000)
+    for monitor in RIGHT:
+        other = monitor(program)
+        assert (other.run(20_000), other.console) == (end, machine.console)
+        assert end == "limit" or other.state() == machine.state()
+
+
 # Binary translation
 
 

@@ -69,6 +69,10 @@ class Monitor:
         """Run the guest for up to `limit` instructions, up to and including what its next exit needs."""
         raise NotImplementedError
 
+    def poll(self) -> bool:
+        """Deliver a virtual interrupt that is due, as the guest's own processor would; return whether there is a way on."""
+        return self.v.poll()
+
     def note(self, reason: str):
         """Add an exit to the trace."""
         self.exits.append(Exit(self.v.steps, self.v.eip, reason, self.v.cycles))
@@ -78,7 +82,7 @@ class Monitor:
         v, end = self.v, self.v.steps + limit
         while v.steps < end:
             busy, at = v.board.in_service, v.eip
-            going = v.poll()  # a virtual interrupt is delivered as the guest's own processor would
+            going = self.poll()
             if v.board.in_service and not busy and self.interrupt_exits:
                 self.exits.append(Exit(v.steps, at, "interrupt", v.cycles))
             if not going:

@@ -191,6 +191,10 @@ class Hardware(Monitor):
 
     # The hypervisor's part: root mode.
 
+    def poll(self) -> bool:
+        """Look after interrupts, unless an event is to be injected first: there is room for one."""
+        return bool(self.vmcs.read("entry_event")) or super().poll()
+
     def _inject(self, vector: int, error: int | None, back: int, software: bool = False):
         """Ask for an event at the next entry; this stands where the virtual processor would deliver it itself."""
         kind = 1 | (error is not None) << 1 | software << 2  # valid, with an error code, by INT n
@@ -210,7 +214,7 @@ class Hardware(Monitor):
                 vmcs.write(f"guest_cr{number}", value)
         vmcs.write("cr0_shadow", v.cr[0])
         vmcs.write("cr4_shadow", v.cr[4])
-        vmcs.write("interrupt_window", v.board.interrupting() and not v.flags & IF)
+        vmcs.write("interrupt_window", v.board.interrupting() and bool(vmcs.read("entry_event") or not v.flags & IF))
         if cpu.hook != self._hook:
             cpu.set_hook(self._hook)
         host_regs, host_dr, host_cr2 = list(cpu.regs), cpu.dr, cpu.cr[2]
