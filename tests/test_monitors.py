@@ -371,7 +371,7 @@ def test_hostile_batches_are_refused_and_leave_nothing_behind(batch, why):
     assert memory.read(0x9008, 4) == 0xA005
 
 
-def test_a_refused_hypercall_tells_the_guest_and_a_good_one_leaves_no_stale_translation():
+def test_a_refused_hypercall_tells_the_guest():
     text = """
         mov esp, 0x1900
         mov ebx, shared
