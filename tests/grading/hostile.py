@@ -10,6 +10,14 @@ def mean(body, before=""):
     return f"{before}\ndef mean_gap(times):\n{body}\n"
 
 
+def write(frame, times=1):
+    """Return an answer that writes a frame of its own to the marker."""
+    return mean(
+        f"    import os\n    data = memoryview(({frame!r} + chr(10)).encode() * {times})\n"
+        "    while data:\n        data = data[os.write(3, data) :]\n    return 1"
+    )
+
+
 SOURCES = {
     "exit": (mean("    import os\n    os._exit(0)"), 0),
     "sys_exit": (mean("    import sys\n    sys.exit(0)"), 0),
@@ -128,6 +136,32 @@ SOURCES = {
     "suppressed_idle": (mean("    import os\n    os.close(3)\n    return 1"), 0),
     "nonsense_frames": (mean("    import os\n    os.write(3, b'[[[[\\n')\n    return 1"), 0),
     "deep_frames": (mean("    import os\n    os.write(3, b'[' * 100_000 + b'\\n')\n    return 1"), 0),
+    "forged_end": (write('{"id": "1", "type": "ended", "why": ""}', 5000), 0),
+    "forged_end_without_reason": (write('{"id": "1", "type": "ended"}'), 0),
+    "nested_text": (write('{"id": "3", "type": "show", "text": ' + "[" * 940 + "]" * 940 + "}"), 0),
+    "text_of_a_wrong_type": (write('{"id": "3", "type": "error", "ename": [1], "evalue": {}, "traceback": 3}'), 0),
+    "endless_trace": (
+        write('{"id": "3", "type": "error", "ename": "E", "evalue": "e", "traceback": ["' + "z" * 900_000 + '"]}'),
+        0,
+    ),
+    "backspaces": (  # nbval takes them back one at a time
+        write('{"id": "3", "type": "stream", "name": "stdout", "text": "' + "a" * 60_000 + "\\b" * 60_000 + '"}'),
+        0,
+    ),
+    "system_memory_spy": (
+        mean(
+            "    import ctypes\n    libc = ctypes.CDLL(None)\n"
+            "    return [libc.semget(0, 32000, 0o1600), libc.msgget(0, 0o1600)]"
+        ),
+        0,
+    ),
+    "session_spy": (
+        mean(
+            "    import os\n    pid = os.fork()\n    if pid == 0:\n        try:\n            os.setsid()\n"
+            "        finally:\n            os._exit(os.getsid(0) == os.getpid())\n    return os.waitpid(pid, 0)[1]"
+        ),
+        0,
+    ),
     "half_surrogates": (mean("    print('\\udc80')\n    return '\\ud800'"), 0),
     "patched_builtins": (
         mean(

@@ -2,12 +2,15 @@ import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hostile import JUDGED, SOURCES
 from small_lab import ANSWERS, JUDGES, SOLUTION, student_notebook
 
 from vlib.grading.mark import Exam, Submission, grade, reference_outputs
+from vlib.grading.marker import _at_most
+from vlib.grading.notebook import LabError
 from vlib.grading.sandbox import Limits
 
 pytestmark = pytest.mark.sandbox
@@ -69,6 +72,8 @@ def test_honest_students_between_them_feel_nothing(marks):
         ("new_user_namespace_spy", ["[-1, -1, -1, -1]"]),
         ("memory_in_nameless_files_spy", ["1"]),
         ("mount_spy", ["-1"]),
+        ("session_spy", ["0"]),
+        ("system_memory_spy", ["[-1, -1]"]),
         ("privileges_spy", ["[]"]),
         ("files_spy", ["[]"]),
         ("processes_spy", ["[]"]),
@@ -86,6 +91,62 @@ def test_no_result_holds_what_was_expected(marks, exam):
         assert wrong["expected"] == []
         if wrong["fraction"] == 0:
             assert expected not in json.dumps(wrong), name
+
+
+def test_a_result_stays_small_whatever_is_sent(marks):
+    assert max(len(json.dumps(result.outcomes)) for result in marks.values()) < 20_000
+
+
+def test_a_task_s_seed_is_its_own(exam):
+    """The seed that one task's code can print is not that of a task whose future must stay unknown."""
+    shown = []
+    for name, source in (("mean-answer", "def mean_gap(times):\n"), ("evict-answer", "def victims(pages, room):\n")):
+        data = json.dumps(student_notebook({**ANSWERS, name: source + "    print(SEED)\n    return [SEED]"})).encode()
+        result = grade(exam, Submission("s", data, SEED))
+        shown += [o["shown"][0] for o in result.outcomes if o["task"] == name.split("-")[0]]
+    assert len({*shown, f"[{SEED}]"}) == 3
+
+
+HEAVY = {
+    "statements": [{"cell_type": "code", "source": "a = 1\n" * 30_000}],
+    "blank lines": [{"cell_type": "code", "source": "(" + "\n" * 30_000}],
+    "cells": [{}] * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_heavy_notebook_costs_nobody(exam, name):
+    nb = student_notebook()
+    nb["cells"] += HEAVY[name]
+    assert points(grade(exam, Submission("s", json.dumps(nb).encode(), SEED))) == HONEST
+
+
+def test_a_notebook_that_takes_too_long_to_read_is_the_student_s_problem():
+    with pytest.raises(LabError, match="were not enough"), _at_most(0.05):
+        while True:
+            pass
+
+
+def test_an_end_before_the_given_values_costs_its_task_only(exam):
+    """What a given cell needs, the student's code can have broken: that is an answer, not an accident."""
+    lab = json.loads(exam.lab)
+    check = next(c for c in lab["cells"] if c["id"] == "mean-check")
+    given = "times = np.random.default_rng(SEED).random(9).tolist()"
+    check["source"] = "show(mean_gap(times))"
+    at = lab["cells"].index(check)
+    meta = {"vlib": {"task": "mean", "role": "given"}}
+    lab["cells"].insert(
+        at, {**check, "id": "mean-given", "metadata": meta, "source": given, "outputs": [], "execution_count": None}
+    )
+    with_given = replace(exam, lab=json.dumps(lab))
+    for source, earned in (
+        (ANSWERS["mean-answer"], 2),
+        ("import os\nEND = os._exit(0)\ndef mean_gap(times):\n    return END", 0),
+        ("import json\njson.loads = None\ndef mean_gap(times):\n    return json", 0),
+    ):
+        data = json.dumps(student_notebook({**ANSWERS, "mean-answer": source})).encode()
+        result = grade(with_given, Submission("s", data, SEED))
+        assert not result.problem and points(result) == HONEST | {"mean": earned}
 
 
 def test_no_network(exam):

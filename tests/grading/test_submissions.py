@@ -45,6 +45,45 @@ def test_moodle_s_and_canvas_s_names(tmp_path):
     assert problems == []
 
 
+def test_nobody_hands_in_for_another_by_a_file_s_name(tmp_path):
+    put(tmp_path / "moodle", "Eve_5_assignsubmission_file_Ada_9_assignsubmission_file_lab01.ipynb")
+    assert students(tmp_path / "moodle")[0] == {
+        "5": ("Eve", "Eve_5_assignsubmission_file_Ada_9_assignsubmission_file_lab01.ipynb")
+    }
+    put(tmp_path / "folders", "eve/ada_9_1_lab01.ipynb", "bob/lab01.ipynb")
+    assert sorted(students(tmp_path / "folders")[0]) == ["bob", "eve"]
+
+
+def test_a_folder_around_an_export_is_no_student(tmp_path):
+    put(tmp_path, "submissions/ada_9_1_lab01.ipynb", "submissions/bob_8_2_lab01.ipynb")
+    assert {s: n for s, (n, _) in students(tmp_path)[0].items()} == {"9": "ada", "8": "bob"}
+
+
+def test_files_of_two_students_never_have_one_name():
+    for odd in ("../ada", "Ada", "ada ", "\udcff", "con?"):
+        assert file_name(file_name(odd)) != file_name(odd)
+
+
+def test_damaged_archives(tmp_path):
+    path = tmp_path / "all.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ada/lab01.ipynb", os.urandom(5000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + b"\xff" * 100 + whole[160:])
+    (entry,), _ = find(path, "lab01_pages")
+    with pytest.raises(LabError, match=r"cannot read 'ada/lab01\.ipynb'"):
+        entry.read()
+    path.write_bytes(b"PK" + os.urandom(50) + whole[-22:])
+    with pytest.raises(LabError, match="archive"):
+        find(path, "lab01_pages")
+
+
+def test_a_folder_s_name_that_is_no_text(tmp_path):
+    put(tmp_path, "ada/lab01.ipynb", b"\xff\xfe".decode(errors="surrogateescape") + "/lab01.ipynb")
+    found, _ = students(tmp_path)
+    assert all(student.encode() for student in found) and len(found) == 2
+
+
 def test_names_in_an_archive_do_no_harm(tmp_path):
     path = tmp_path / "all.zip"
     with zipfile.ZipFile(path, "w") as archive:

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except LabError as e:
-        print(f"vlib {args.command}: {e}", file=sys.stderr)
+        print(f"vlib {args.command}: {_printable(str(e))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our lines has gone; what was finished is kept
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,6 +75,11 @@ def _parser():
     sub.add_argument("--out", type=Path, required=True)
     sub = command("doctor", _doctor, "Say whether this machine can mark a class, and what is missing.")
     return parser
+
+
+def _printable(text):
+    """Return text without what would steer a terminal: names of files are the students' choice."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _count(text):
@@ -155,7 +160,7 @@ def _grade(args):
 
 
 def _marks(args):
-    from .gradebook import read_marks, read_rows, set_mark
+    from .gradebook import read_marks, read_rows, set_marks
     from .report import write_reports
 
     stem = read_json(args.grades / "exam.json").get("stem")
@@ -169,14 +174,13 @@ def _marks(args):
         except ValueError:
             raise LabError(f"{points!r} is no number of points") from None
     with locked(args.grades):
-        for student, task, points, reason in marks:
-            set_mark(args.grades, lab, student, task, points, reason)
         if marks:
+            set_marks(args.grades, lab, marks)
             list(write_reports(args.grades, lab))
             print(f"{len(marks)} marks")
     for row in read_rows(args.grades, lab):
         for task in row.unread:
-            print(f"open: {row.student} {task}")
+            print(_printable(f"open: {row.student} {task}"))
 
 
 def _release(args):

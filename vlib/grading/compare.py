@@ -1,5 +1,6 @@
 """nbval as the judge: run a lab's cells with a student's definitions and compare, outside the kernel."""
 
+import hashlib
 import json
 import math
 import os
@@ -73,16 +74,18 @@ def assemble(lab: Lab, answers: dict[str, Answer], seed: int, expected: dict[str
         given = lab.of(task, "given")
         made = [expected is not None and cell.id in expected for cell in given]
         for i, cell in enumerate(c for c in lab.cells if c.role == "setup"):
-            put(f"setup-{number}-{i}", with_seed(cell.source, 0 if any(made) else seed), task=task, role="setup")
+            own = 0 if any(made) else task_seed(seed, task)
+            put(f"setup-{number}-{i}", with_seed(cell.source, own), task=task, role="setup")
+        # From here on the student's code can make any cell fail, and that is its answer, not an accident of ours.
         put(f"answer-{number}", answer.source, task=task, role="answer")
         for i, cell in enumerate(given):
             meta = {k: v for k, v in asdict(cell).items() if k not in ("source", "outputs")} | {"problem": ""}
             if made[i]:
-                put(f"given-{number}-{i}", _as_data(expected[cell.id]), task=task, role="setup")
+                put(f"given-{number}-{i}", _as_data(expected[cell.id]), task=task, role="answer")
             elif expected is None:
                 put(f"given-{number}-{i}", _published(cell.source), **meta | {"role": "check"})
             else:
-                put(f"given-{number}-{i}", cell.source, task=task, role="setup")
+                put(f"given-{number}-{i}", cell.source, task=task, role="answer")
         for i, cell in enumerate(lab.of(task, "check")):
             meta = {k: v for k, v in asdict(cell).items() if k not in ("source", "outputs")}
             put(f"check-{number}-{i}", cell.source, expected and expected[cell.id], **meta, problem=answer.problem)
@@ -99,6 +102,15 @@ def _published(source):
 
 def _as_data(outputs):
     return f"import json\nglobals().update(json.loads({shown(outputs)[0]!r}))"
+
+
+def task_seed(seed: int, task: str) -> int:
+    """Return the seed of one task: a student's code may print what it has, and that must say nothing of the others.
+
+    >>> task_seed(0, "rounds"), task_seed(7, "rounds") == task_seed(7, "stop_rule")
+    (0, False)
+    """
+    return seed and 1 + int(hashlib.sha256(f"{seed} {task}".encode()).hexdigest(), 16) % (2**32 - 1)
 
 
 def with_seed(source: str, seed: int) -> str:
@@ -210,7 +222,7 @@ class LabCell(IPyNbCell):
             try:
                 super().runtest()
             except (NbCellError, RuntimeError):
-                self.parent.failed[self.meta.task] = self._failure()
+                self.parent.failed.setdefault(self.meta.task, self._failure())
             return
         self.outcome = Outcome(self.meta.id, self.meta.task, self.meta.points)
         self.user_properties.append(("vlib", self.outcome))
@@ -246,7 +258,8 @@ class LabCell(IPyNbCell):
         """Return whether the cell earns all its points; keep the fraction and the reason."""
         self.comparison_traceback = []  # nbval's text; ours is in the outcome
         if self.meta.judge:
-            self.outcome.fraction, self.outcome.why = judge(self.parent.marker, self.meta.judge, shown(test))
+            seed = task_seed(self.parent.marker.seed, self.meta.task)
+            self.outcome.fraction, self.outcome.why = judge(self.parent.marker, self.meta.judge, shown(test), seed)
         elif super().compare_outputs(test, ref, skip_compare):
             self.outcome.fraction = 1.0
         else:
@@ -292,7 +305,7 @@ def _equal(a, b, rtol, atol):
     return a == b
 
 
-def judge(marker: Marker, name: str, lines: list[str]) -> tuple[float, str]:
+def judge(marker: Marker, name: str, lines: list[str], seed: int) -> tuple[float, str]:
     """Return the fraction of the points and the reason that a lab's judge gives for what a check printed.
 
     The judge runs in a fresh kernel of its own, with the limits of any kernel: it has no student's code in it, and
@@ -302,7 +315,7 @@ def judge(marker: Marker, name: str, lines: list[str]) -> tuple[float, str]:
         printed = [json.loads(line) for line in lines]
     except (ValueError, RecursionError):
         return 0.0, "the output of the check is not what show() prints"
-    call = f"show(list({name}(json.loads({json.dumps(printed)!r}), {marker.seed})))"
+    call = f"show(list({name}(json.loads({json.dumps(printed)!r}), {seed})))"
     kernel = marker.start()
     try:
         source = f"{marker.judges}\n\nimport json\nfrom vlib.grading.show import show\n"

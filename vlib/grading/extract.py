@@ -16,7 +16,8 @@ from .notebook import Lab, text
 PYTHON_MAGICS = {"time", "timeit", "capture", "prun", "python", "python3", "pypy", "debug"}
 # Methods that change what they are called on: `table.append(1)` belongs to the definition of `table`.
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "fill", "insert", "pop", "popleft"}
-MUTATORS |= {"put", "remove", "reverse", "setdefault", "sort", "update"}
+MUTATORS |= {"put", "remove", "reverse", "seed", "setdefault", "seterr", "sort", "update"}
+HARMLESS = {"print", "display", "show", "len", "type", "help", "repr"}  # functions that change no argument
 CALLS = (ast.Call, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.Attribute, ast.Await)
 
 
@@ -39,7 +40,8 @@ class Statement:
     binds: set[str]
     reads: set[str]
     reads_now: set[str]  # what it reads when it is executed itself, not when a function it defines is called
-    star: bool = False  # from x import *: may bind anything, so every answer gets it
+    star: bool = False  # from x import * and the like: may bear on anything, so every answer gets it
+    maybe: bool = False  # a call that may change what it is called with: where it fails, it was only tried out
 
 
 @dataclass
@@ -50,10 +52,32 @@ class Definitions:
     broken: list[tuple[str, str]]  # (source, what is wrong)
 
     def __post_init__(self):
+        self._find_changes()
+        self.statements = [s for s in self.statements if s.binds or s.star]
         self._binding = {}
         for i, statement in enumerate(self.statements):
             for name in statement.binds:
                 self._binding.setdefault(name, []).append(i)
+
+    def _find_changes(self):
+        """Let a call such as build(), heappush(heap, 1) or graph.join(1, 2) count for the objects that it may change."""
+        objects, changed_by = set(), {}
+        for statement in self.statements:
+            value = getattr(statement.node, "value", None)
+            if isinstance(statement.node, (ast.Assign, ast.AnnAssign)) and not isinstance(value, ast.Constant):
+                objects |= statement.binds
+            if isinstance(statement.node, ast.FunctionDef):
+                changed_by[statement.node.name] = {b for n in ast.walk(statement.node) if (b := _changed(n))}
+        for statement in self.statements:
+            call = statement.node.value if isinstance(statement.node, ast.Expr) else None
+            if isinstance(call, ast.Call) and not statement.binds and not statement.star:
+                name = call.func.id if isinstance(call.func, ast.Name) else ""
+                touched = {n.id for n in [call.func, *call.args] if isinstance(n, ast.Name)} - {name}
+                if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+                    touched.add(call.func.value.id)
+                touched |= changed_by.get(name, set())
+                statement.binds = touched & objects if name not in HARMLESS else set()
+                statement.maybe = True
 
     def binding(self, name: str) -> list[int]:
         """The statements that bind or change `name`."""
@@ -148,7 +172,12 @@ def _answer(lab, task, names, every, theirs, stubs):
     # A check may also call what another task asked for.
     for cell in lab.of(task, "check"):
         names = names | (every & {n for s in _statements(0, cell.source)[0] for n in s.reads})
-    chosen, missing = {i for i, s in enumerate(theirs.statements) if s.star}, []
+    chosen, missing = set(), []
+    for i, statement in enumerate(theirs.statements if not lab.predicts(task) else ()):
+        if statement.star:
+            for name in statement.reads:
+                chosen |= _needed(theirs, name, theirs.own(name, stubs), statement.cell, every, stubs)
+            chosen.add(i)
     for name in sorted(names):
         binding = theirs.own(name, stubs)
         if not binding:
@@ -160,9 +189,21 @@ def _answer(lab, task, names, every, theirs, stubs):
         broken = [wrong for source, wrong in theirs.broken if re.search(rf"\b{re.escape(name)}\b", source)]
         problem = problem or (f"the cell that defines {name} is not Python: {broken[-1]}" if broken else "")
         problem = problem or f"{name} is not defined"
+    if lab.predicts(task):
+        chosen = {i for i in chosen if not theirs.statements[i].maybe}
     if lab.predicts(task) and any(isinstance(n, CALLS) for i in chosen for n in ast.walk(theirs.statements[i].node)):
         return Answer("", problem or "a prediction is a plain value, worked out by hand")
-    return Answer("\n".join(theirs.statements[i].source for i in _in_order(theirs, chosen)), problem)
+    found = [theirs.statements[i] for i in _in_order(theirs, chosen)]
+    found.sort(key=lambda s: not _is_future(s.node))  # Python wants these first
+    return Answer("\n".join(_if_it_works(s) if s.maybe else s.source for s in found), problem)
+
+
+def _if_it_works(statement):
+    return f"try: {ast.unparse(statement.node)}\nexcept Exception: pass"
+
+
+def _is_future(node):
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 def _needed(theirs, name, binding, anchor, every, stubs, seen=None):
@@ -225,11 +266,12 @@ def _statements(number, source):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             source, tree = _parse(source)
-            found = [_statement(number, source, node) for node in tree.body if not isinstance(node, ast.Delete)]
-            return [s for s in found if s.binds or s.star], ""
+            lines = source.split("\n")
+            kept = [node for node in tree.body if not isinstance(node, ast.Delete) and not _only_runs(node)]
+            return [_statement(number, lines, node) for node in kept], ""
     except SyntaxError as e:
         return [], f"line {e.lineno}: {e.msg}"
-    except (ValueError, RecursionError, MemoryError) as e:
+    except (ValueError, RuntimeError, MemoryError) as e:
         return [], str(e)[:80] or type(e).__name__
 
 
@@ -241,7 +283,7 @@ def _parse(source):
     try:
         return source, ast.parse(source)
     except SyntaxError:
-        if not re.search(r"^\s*[%!?]|[=]\s*[%!]|\?\s*$", source, re.M):
+        if not re.search(r"^[ \t]*[%!?]|[=][ \t]*[%!]|\?[ \t]*$", source, re.M):
             raise
     from IPython.core.inputtransformer2 import TransformerManager  # slow to import, and few cells need it
 
@@ -249,20 +291,26 @@ def _parse(source):
     return source, ast.parse(source)
 
 
-def _statement(number, source, node):
+def _only_runs(node):
+    """Whether a statement is an expression that binds and changes nothing: `table`, a docstring, `await task`."""
+    return isinstance(node, ast.Expr) and not isinstance(node.value, (ast.Call, ast.NamedExpr))
+
+
+def _statement(number, lines, node):
     decorators = getattr(node, "decorator_list", [])
-    if decorators:  # ast counts a definition from its `def`
-        lines = source.splitlines(keepends=True)
-        segment = "".join(lines[min(d.lineno for d in decorators) - 1 : node.end_lineno])
-    else:
-        segment = ast.get_source_segment(source, node)
+    first = min([node.lineno, *(d.lineno for d in decorators)])  # ast counts a definition from its `def`
+    part = [line.encode() for line in lines[first - 1 : node.end_lineno]]  # and its columns in bytes
+    part[-1] = part[-1][: node.end_col_offset]
+    part[0] = part[0][0 if decorators else node.col_offset :]
+    segment = b"\n".join(part).decode()
     table = symtable.symtable(segment, "<answer>", "exec")
     reads = {s.get_name() for s in table.get_symbols() if s.is_referenced()} | _globals_read(table)
     binds = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
     function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     if not function and not isinstance(node, ast.ClassDef):
         binds |= {base for part in ast.walk(node) if (base := _changed(part))}
-    star = isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names)
+    star = isinstance(node, ast.ImportFrom) and (_is_future(node) or any(a.name == "*" for a in node.names))
+    star = star or (isinstance(node, ast.Expr) and "setrecursionlimit(" in segment)
     now = reads
     if function:
         args = [*decorators, *node.args.defaults, *filter(None, node.args.kw_defaults)]

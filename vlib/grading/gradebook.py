@@ -10,6 +10,8 @@ from pathlib import Path
 from .files import digest, read_json, write
 from .notebook import Lab, LabError
 
+FORMULA = r"=+\-@|%\uff1d\uff0b\uff0d\uff20"  # what begins a formula; the last four are the wide forms of the first
+
 
 @dataclass
 class Row:
@@ -55,39 +57,43 @@ def _row(record, manual, lab):
     return Row(record, computed, {t: m for t, m in manual.items() if t in computed}, unread)
 
 
-def set_mark(out: Path, lab: Lab, student: str, task: str, points: float, reason: str):
-    """Keep a person's mark for a task, with its reason; it stands until another replaces it, whatever is regraded.
+def set_marks(out: Path, lab: Lab, marks: list[tuple[str, str, float, str]]):
+    """Keep a person's marks, each (student, task, points, reason); they stand until replaced, whatever is regraded.
 
-    Raises LabError for an unknown student or task, or for points that the task does not have.
+    Raises LabError for an unknown student or task, or for points that the task does not have; then none is kept.
     """
     rows = {row.student: row for row in read_rows(out, lab)}
-    if student not in rows:
-        raise LabError(f"{student!r} has no result in {out}; there are {len(rows)} students")
-    if task not in lab.tasks:
-        raise LabError(f"{lab.stem} has no task {task!r}; tasks are {', '.join(lab.tasks)}")
-    if not 0 <= points <= lab.points(task):
-        raise LabError(f"{points:g} points for {task}; allowed are 0 to {lab.points(task)}")
-    marks = read_json(out / "marks.json")
-    mark = {"points": points, "reason": reason}
-    for cell in lab.of(task, "essay"):
-        mark["text"] = digest(rows[student].record["essays"].get(cell.id, "").encode())[:12]
-    marks.setdefault(student, {})[task] = mark
-    write(out / "marks.json", json.dumps(marks, indent=1, sort_keys=True))
+    kept = read_json(out / "marks.json")
+    for student, task, points, reason in marks:
+        if student not in rows:
+            raise LabError(f"{student!r} has no result in {out}; there are {len(rows)} students")
+        if task not in lab.tasks:
+            raise LabError(f"{lab.stem} has no task {task!r}; tasks are {', '.join(lab.tasks)}")
+        if not 0 <= points <= lab.points(task):
+            raise LabError(f"{points:g} points for {task} of {student!r}; allowed are 0 to {lab.points(task)}")
+        mark = {"points": points, "reason": reason}
+        for cell in lab.of(task, "essay"):
+            mark["text"] = digest(rows[student].record["essays"].get(cell.id, "").encode())[:12]
+        kept.setdefault(student, {})[task] = mark
+    write(out / "marks.json", json.dumps(kept, indent=1, sort_keys=True))
 
 
 def read_marks(path: Path) -> list[tuple[str, str, float, str]]:
     """Return the marks in a CSV file with the columns student, task, points, reason; rows without points are open."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as e:
+            head = file.readline()
+            file.seek(0)
+            rows = list(csv.DictReader(file, delimiter=max(",;\t", key=head.count)))  # a spreadsheet has its own ideas
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise LabError(f"cannot read {path}: {e}") from None
     found = []
     for number, row in enumerate(rows, 2):
         try:
             if row["points"].strip():
-                found.append((_bare(row["student"]), row["task"], float(row["points"]), row.get("reason") or ""))
-        except (KeyError, ValueError, AttributeError):
+                points = float(row["points"].replace(",", "."))
+                found.append((_bare(row["student"]), row["task"], points, row.get("reason") or ""))
+        except (KeyError, ValueError, AttributeError, TypeError):
             raise LabError(f"{path}, line {number}: expected student, task, points, reason") from None
     return found
 
@@ -143,11 +149,13 @@ def table(rows: list[list]) -> str:
 def _safe(value):
     """Defuse what a spreadsheet would calculate: a leading quote makes it text. Numbers stay numbers."""
     value = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", value)
-    if re.match(r"\s*[=+\-@|%\t]", value) and not re.fullmatch(r"-?\d+(\.\d+)?", value):
+    # Where a semicolon separates, as in Excel in much of Europe, a field may begin in the middle of ours.
+    value = re.sub(rf"([;\t\n]\s*)(?=[{FORMULA}])", r"\1'", value)
+    if re.match(rf"[\s\ufeff\u200b]*[{FORMULA}]", value) and not re.fullmatch(r"-?\d+(\.\d+)?", value):
         return "'" + value
     return value
 
 
 def _bare(value):
     """Undo `_safe` on an id that comes back from a spreadsheet."""
-    return value[1:] if re.match(r"'\s*[=+\-@|%\t]", value) else value
+    return value[1:] if re.match(rf"'[\s\ufeff\u200b]*[{FORMULA}]", value) else value

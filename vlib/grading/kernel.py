@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from collections import deque
 
 FRAME = 4_200_000  # bytes: a million characters of one shown value
 OUTPUT = 16 << 20  # bytes of all that one task may say
+FRAMES = 10_000  # and in how many frames
+PRINTED = 20_000  # characters of prints kept for a cell, and of an error's text
+SENDING = 10  # seconds until a kernel that reads nothing is given up
 
 
 class Kernel:
@@ -34,30 +38,29 @@ class Kernel:
         self._reader.start()
 
     def _listen(self):
-        said = 0
+        said = count = 0
         while True:
             try:
                 line = self._read.readline(FRAME + 1)
             except (OSError, ValueError):
                 line = b""
-            said += len(line)
-            if not line.endswith(b"\n") or said > self._output:
+            said, count = said + len(line), count + 1
+            if not line.endswith(b"\n") or said > self._output or count > FRAMES:
                 ended = "its output was more than is read" if line else "the code ended Python itself"
                 break
             try:
-                frame = json.loads(line)
-                frame["id"], frame["type"] = str(frame["id"]), str(frame["type"])
+                message = _message(json.loads(line))
             except (ValueError, TypeError, KeyError, RecursionError):
                 ended = "its output made no sense"
                 break
-            if not self._put(frame):
+            if not self._put((message, "")):
                 return
-        self._put({"id": "", "type": "ended", "why": ended})
+        self._put((None, ended))
 
-    def _put(self, frame):
+    def _put(self, item):
         while not self.ended:
             try:
-                self._frames.put(frame, timeout=0.25)
+                self._frames.put(item, timeout=0.25)
                 return True
             except queue.Full:
                 continue
@@ -81,15 +84,15 @@ class Kernel:
             if self.ended:
                 raise queue.Empty
             try:
-                frame = self._frames.get(timeout=max(0.0, deadline - time.monotonic()))
+                message, ended = self._frames.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 self._end(f"it ran longer than {timeout:g} seconds")
                 raise
-            if frame["type"] == "ended":
-                self._end(frame["why"])
-            elif frame["id"] == msg_id:
-                self._iopub.append(_message(frame))
-                if frame["type"] == "idle":
+            if message is None:
+                self._end(ended)
+            elif message["parent_header"]["msg_id"] == msg_id:
+                self._iopub.append(message)
+                if message["msg_type"] == "status":
                     return
 
     def get_message(self, stream, timeout=None):
@@ -124,25 +127,33 @@ class Kernel:
 
 
 def _message(frame):
-    """Return a runner's frame as the Jupyter message that nbval reads."""
+    """Return a runner's frame as the Jupyter message that nbval reads; raise where it is none."""
     kind = frame["type"]
     if kind == "idle":
         kind, content = "status", {"execution_state": "idle"}
     elif kind == "show":
-        kind, content = "display_data", {"data": {"text/plain": _clean(frame.get("text"))}, "metadata": {}}
+        kind, content = "display_data", {"data": {"text/plain": clean(frame["text"])}, "metadata": {}}
     elif kind == "error":
-        lines = frame.get("traceback")
-        lines = [_clean(line) for line in lines] if isinstance(lines, list) else []
-        content = {"ename": _clean(frame.get("ename")), "evalue": _clean(frame.get("evalue")), "traceback": lines}
+        ename, evalue = (clean(frame[part])[:PRINTED] for part in ("ename", "evalue"))
+        content = {
+            "ename": ename,
+            "evalue": evalue,
+            "traceback": [clean(line)[:200] for line in frame["traceback"][-8:]],
+        }
+    elif kind == "stream":
+        name = "stderr" if frame["name"] == "stderr" else "stdout"
+        text = clean(frame["text"])[:PRINTED].replace("\b", "")  # nbval undoes backspaces one after the other
+        content = {"name": name, "text": text}
     else:
-        name = "stderr" if frame.get("name") == "stderr" else "stdout"
-        kind, content = "stream", {"name": name, "text": _clean(frame.get("text"))}
-    return {"msg_type": kind, "parent_header": {"msg_id": frame["id"]}, "content": content}
+        raise ValueError(kind)
+    return {"msg_type": kind, "parent_header": {"msg_id": str(frame["id"])}, "content": content}
 
 
-def _clean(value):
+def clean(text: str) -> str:
     """Return text that every file can hold: half a surrogate pair is none."""
-    return str(value).encode("utf-8", "replace").decode()
+    if not isinstance(text, str):
+        raise TypeError(f"{type(text).__name__} is no text")
+    return text.encode("utf-8", "replace").decode()
 
 
 def start_process() -> Kernel:
@@ -170,6 +181,7 @@ def starter(control: socket.socket, output: int = OUTPUT):
     def start():
         ours, its = socket.socketpair()
         leash, hand = os.pipe()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SENDING, 0))
         with ours, its:  # the kernel's two files keep our end open
             try:
                 socket.send_fds(control, [b"k"], [its.fileno(), leash])

@@ -24,23 +24,41 @@ from .notebook import LabError, parse_lab, read_notebook
 from .reference import checked_references, references
 
 MEMORY = 4 << 30  # bytes of address space: a damaged notebook may be large
+READING = 20  # seconds of processor time to find the answers in a notebook; usual is a hundredth
+ESSAY = 100_000  # characters
 
 
 def grade(job: dict, marker: Marker) -> dict:
     """Return the marks of one submission, without any expected value."""
     lab = parse_lab(job["lab"], job["stem"])
     try:
-        notebook = read_notebook(base64.b64decode(job["data"]))
+        with _at_most(READING):
+            notebook = read_notebook(base64.b64decode(job["data"]))
+            answers, texts = extract(lab, notebook), essays(lab, notebook)
     except LabError as e:
         return {"problem": str(e)}
-    answers = extract(lab, notebook)
     outcomes = run(assemble(lab, answers, marker.seed, job["expected"]), marker)
     kept = [asdict(replace(o, expected=[], shown=_short(o.shown))) | {"earned": o.earned} for o in outcomes]
     return {
         "outcomes": kept,
-        "essays": essays(lab, notebook),
+        "essays": {cell: text[:ESSAY] for cell, text in texts.items()},
         "sources": {task: answer.source[:100_000] for task, answer in answers.items()},
     }
+
+
+@contextlib.contextmanager
+def _at_most(seconds):
+    """Raise LabError in a block of Python that takes too much processor time."""
+
+    def stop(signum, frame):
+        raise LabError(f"not marked: {seconds} s were not enough to find the answers in it")
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def make_references(job: dict, marker: Marker) -> dict:

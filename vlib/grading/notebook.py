@@ -91,7 +91,7 @@ def read_notebook(data: bytes) -> dict:
     if not data.strip():
         raise LabError("not a notebook: the file is empty")
     try:
-        nb = json.loads(data.decode("utf-8-sig", errors="replace"))
+        nb = json.loads(data.decode(json.detect_encoding(data), errors="replace"))  # some editors save UTF-16
     except (ValueError, RecursionError) as e:
         raise LabError(f"not a notebook: {str(e)[:80]}") from None
     if isinstance(nb, dict) and isinstance(nb.get("worksheets"), list):  # nbformat 3
@@ -107,7 +107,9 @@ def text(cell: dict) -> str:
     source = cell.get("source", cell.get("input", ""))
     if isinstance(source, list):
         source = "".join(s for s in source if isinstance(s, str))
-    return source if isinstance(source, str) else ""
+    if not isinstance(source, str):
+        return ""
+    return source.encode("utf-8", "replace").decode()  # half a surrogate pair is no text, and no file could hold it
 
 
 def read_lab(path: Path) -> Lab:

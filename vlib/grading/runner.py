@@ -16,22 +16,21 @@ import types
 KEPT = 20_000  # characters of prints kept per cell, for the student to read again
 
 
-class Prints(io.TextIOBase):
-    """Stand for stdout or stderr and send what is printed, up to a limit."""
-
-    def __init__(self, send, name):
-        self.send, self.name, self.left = send, name, KEPT
-
-    def writable(self):
-        """Say yes, as a text stream does."""
-        return True
+class Prints(io.StringIO):
+    """Stand for stdout or stderr and keep the first part of what a cell prints."""
 
     def write(self, text):
-        """Send the first part of what a cell prints."""
-        if self.left > 0 and text:
-            self.send({"type": "stream", "name": self.name, "text": str(text)[: self.left]})
-            self.left -= len(text)
+        """Keep `text` up to the limit."""
+        super().write(text[: max(0, KEPT - self.tell())])
         return len(text)
+
+
+class NoShell:
+    """Stand for the shell that a notebook's magics speak to: whatever is asked of it, nothing happens."""
+
+    def __getattr__(self, name):
+        """Return a function that does nothing."""
+        return lambda *args, **kwargs: None
 
 
 def serve(requests, replies):
@@ -40,7 +39,8 @@ def serve(requests, replies):
 
     main = types.ModuleType("__main__")
     main.__builtins__ = builtins
-    main.__dict__.update(display=print, get_ipython=lambda: None)  # what a notebook has without an import
+    # What a notebook has without an import.
+    main.__dict__.update(display=lambda *values, **_: print(*values), get_ipython=NoShell)
     sys.modules["__main__"] = main
     current = None
 
@@ -53,13 +53,16 @@ def serve(requests, replies):
         request = json.loads(line)
         current, code = request["id"], request["code"]
         sys.stdin = io.StringIO()  # input() ends at once
-        sys.stdout, sys.stderr = Prints(send, "stdout"), Prints(send, "stderr")
+        sys.stdout, sys.stderr = streams = Prints(), Prints()
         name = f"<{current}>"
         linecache.cache[name] = len(code), None, code.splitlines(keepends=True), name
         try:
             exec(compile(code, name, "exec"), main.__dict__)
         except BaseException as e:  # SystemExit and KeyboardInterrupt too: an answer that exits is an answer that fails
             send({"type": "error", "ename": type(e).__name__, "evalue": _brief(e), "traceback": _trace(e)})
+        for stream, kind in zip(streams, ("stdout", "stderr"), strict=True):
+            if not stream.closed and (text := stream.getvalue()):
+                send({"type": "stream", "name": kind, "text": text})
         send({"type": "idle"})
 
 

@@ -8,6 +8,8 @@ DENIED = {
     "memfd_create": (319, 279),  # files in memory, which neither the disk's limit nor that of memory sees
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
+    "semget": (64, 190),  # these two take memory of the system that counts for no process
+    "msgget": (68, 186),
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
     "bpf": (321, 280),
@@ -16,6 +18,7 @@ DENIED = {
     "keyctl": (250, 219),  # keyrings are a way from one submission to the next
     "add_key": (248, 217),
     "request_key": (249, 218),
+    "setsid": (112, 157),  # Linux shares processors out by sessions: a kernel has one share, whatever it starts
     "unshare": (272, 97),
     "setns": (308, 268),
     "mount": (165, 40),

@@ -6,13 +6,16 @@ import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from .kernel import clean
 from .notebook import LARGEST, LabError
 
-MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file(?:_(?P<file>.*))?")
+# The name of the file at the end is the student's choice, and may imitate all that stands before it.
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_file(?:_(?P<file>.*))?")
 CANVAS = re.compile(r"(?P<name>[^_]+)(?:_LATE)?_(?P<id>\d+)_(?P<file>\d+)_.+\.ipynb", re.I)
 SKIPPED = ("__MACOSX", ".ipynb_checkpoints")
 
@@ -36,12 +39,12 @@ def file_name(student: str) -> str:
     """Return a file's stem for a student's id, which may hold anything.
 
     >>> file_name("ada.l"), file_name("../../etc/passwd")
-    ('ada.l', 'etc-passwd-3754d6cb')
+    ('ada.l', 'etc-passwd~3754d6cb')
     """
     if re.fullmatch(r"[a-z0-9][a-z0-9._@+-]{0,60}", student) and not student.endswith("."):
         return student
     slug = re.sub(r"[^A-Za-z0-9]+", "-", student).strip("-")[:40]
-    return f"{slug or 'student'}-{hashlib.sha256(student.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return f"{slug or 'student'}~{hashlib.sha256(student.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def find(source: Path, stem: str) -> tuple[list[Entry], list[str]]:
@@ -57,7 +60,7 @@ def find(source: Path, stem: str) -> tuple[list[Entry], list[str]]:
     else:
         raise LabError(f"{source} is no folder and no zip of submissions")
     by_student, problems = {}, []
-    for path, read in files:
+    for path, read in _without_wrapper(list(files)):
         student, name = _who(path)
         if student:
             by_student.setdefault(student, []).append(Entry(student, name, str(path), read))
@@ -77,11 +80,23 @@ def find(source: Path, stem: str) -> tuple[list[Entry], list[str]]:
     return entries, problems
 
 
+def _lms(path):
+    """Return what an LMS says in the first part of a path, which is its own and not a student's choice."""
+    found = MOODLE.fullmatch(path.parts[0].removesuffix(".ipynb"))
+    return found or (CANVAS.fullmatch(path.name) if len(path.parts) == 1 else None)
+
+
+def _without_wrapper(files):
+    """Drop the one folder that unpacking or packing an LMS's archive again puts around all of it."""
+    inner = [PurePosixPath(*path.parts[1:]) for path, _ in files if len(path.parts) > 1]
+    if len(inner) < len(files) or len({path.parts[0] for path, _ in files}) != 1 or not all(map(_lms, inner)):
+        return files
+    return [(path, read) for path, (_, read) in zip(inner, files, strict=True)]
+
+
 def _who(path):
     """Return a student's id and name from where the file stands."""
-    if match := MOODLE.fullmatch(path.parts[0].removesuffix(".ipynb")):
-        return match["id"], match["name"]
-    if match := CANVAS.fullmatch(path.name):
+    if match := _lms(path):
         return match["id"], match["name"]
     if len(path.parts) > 1:
         return path.parts[0], ""
@@ -97,7 +112,7 @@ def _in_folder(source) -> Iterator[tuple[PurePosixPath, Callable]]:
     for folder, folders, names in os.walk(source):
         folders.sort()
         for name in sorted(names):
-            path = PurePosixPath(Path(folder, name).relative_to(source))
+            path = PurePosixPath(clean(str(Path(folder, name).relative_to(source))))
             if _wanted(path):
                 yield path, lambda path=Path(folder, name): _read_file(path)
 
@@ -116,9 +131,12 @@ def _read_file(path):
 
 def _in_zip(source):
     """Yield the members; nothing is unpacked to disk, so their names can do no harm."""
-    archive = zipfile.ZipFile(source)
+    try:
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, OSError, ValueError) as e:
+        raise LabError(f"cannot read the archive {source}: {e}") from None
     for info in sorted(archive.infolist(), key=lambda i: i.filename):
-        name = info.filename.replace("\\", "/")
+        name = clean(info.filename).replace("\\", "/")
         path = PurePosixPath(*[p for p in name.split("/") if p not in ("", ".", "..")] or ["."])
         if not info.is_dir() and _wanted(path):
             yield path, lambda info=info: _read_member(archive, info)
@@ -128,5 +146,5 @@ def _read_member(archive, info):
     try:
         with contextlib.closing(archive.open(info)) as member:
             return member.read(LARGEST + 1)
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, ValueError) as e:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, ValueError) as e:
         raise LabError(f"cannot read {info.filename!r} in the archive: {e}") from None
