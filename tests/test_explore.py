@@ -58,7 +58,6 @@ class Tree(HTMLParser):
 @pytest.mark.parametrize(
     ("controls", "message"),
     [
-        ({}, "at least one control"),
         ({"slope": ()}, "control slope is empty"),
         ({"slope": "123"}, "control slope='123' is not a finite sequence"),
         ({"slope": {1, 2}}, "not a finite sequence"),
@@ -144,6 +143,17 @@ def test_text_stays_text_and_bytes_are_the_same_every_time(site):
     assert first == second
     assert ">slope 1</text>" in first
     assert not re.search(r"\d{4}-\d\d-\d\d|matplotlib|<metadata", first), "no date and no tool in a picture"
+
+
+@pytest.mark.parametrize("environment", ["", "1"])
+def test_without_controls_one_picture_with_its_text_stands_still_in_both_lives(environment, monkeypatch):
+    monkeypatch.setenv("VLIB_SITE", environment)
+    tree = Tree(explore(line, alt="A line").data)
+    (svg,) = tree.all("svg")
+    assert svg["role"] == "img" and svg["aria-label"] == "A line"
+    assert not any(tree.all(tag) for tag in ("form", "input", "select", "script"))
+    with pytest.raises(ValueError, match="must be a sentence"):
+        explore(line, alt=" ")
 
 
 def test_figures_are_closed(site):

@@ -35,7 +35,7 @@ def explore(draw: Callable, *, alt: str | Callable[..., str], **controls):
     from. `alt` is the text alternative, or a function that returns one for the same values as `draw`.
 
     With a kernel the result is a widget that calls `draw` as a control moves; in the site build it is HTML that holds
-    the whole grid. ValueError for an empty, endless or repeating control, a grid that is too large, an empty `alt`, or
+    the whole grid. Without controls it is HTML with the one picture, in both. ValueError for an empty, endless or repeating control, a grid that is too large, an empty `alt`, or
     a `draw` that returns no Axes.
 
     >>> def line(slope):
@@ -46,15 +46,13 @@ def explore(draw: Callable, *, alt: str | Callable[..., str], **controls):
     LiveFigure(slope)
     """
     choices = {name: _choices(name, control) for name, control in controls.items()}
-    if not choices:
-        raise ValueError("explore needs at least one control, such as rate=(1, 2, 5)")
     count = 1
     for values, _ in choices.values():
         count *= len(values)
     if count > MAX_PICTURES:
         sizes = " x ".join(str(len(values)) for values, _ in choices.values())
         raise ValueError(f"a grid of {sizes} = {count} pictures; at most {MAX_PICTURES} are allowed")
-    return _page(draw, alt, choices) if os.environ.get(SITE) else LiveFigure(draw, alt, choices)
+    return LiveFigure(draw, alt, choices) if choices and not os.environ.get(SITE) else _page(draw, alt, choices)
 
 
 class LiveFigure(ipywidgets.VBox):
@@ -262,14 +260,16 @@ def _page(draw: Callable, alt, choices: dict) -> HTML:
     for values, default in choices.values():
         shown = shown * len(values) + default
     picture, pictures[shown] = pictures[shown], None  # it is in the page already
+    figure = f'<figure class="live-figure">{_style(name, classes)}<div class="picture" id="{name}">{picture}</div>'
+    if not choices:
+        return HTML(f"{figure}</figure>")
     labels = [[_label(value) for value in values] for values, _ in choices.values()]
     data = {"labels": labels, "pictures": pictures}
     # "</" would end the script element early.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     controls = "".join(_control(name, key, *choice) for key, choice in choices.items())
     return HTML(
-        f'<figure class="live-figure">{_style(name, classes)}<div class="picture" id="{name}">{picture}</div>'
-        f'<form autocomplete="off">{controls}</form><p class="said" aria-live="polite"></p>'
+        f'{figure}<form autocomplete="off">{controls}</form><p class="said" aria-live="polite"></p>'
         f'<script type="application/json">{text}</script></figure>'
     )
 

@@ -4,6 +4,7 @@
 for (const figure of document.querySelectorAll("figure.live-figure")) {
   const box = figure.querySelector(".picture");
   const controls = [...figure.querySelectorAll("input, select")];
+  if (controls.length === 0) continue; // a still picture
   let data = null;
   const show = () => {
     data ??= JSON.parse(figure.querySelector("script").textContent);
