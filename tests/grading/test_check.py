@@ -96,6 +96,23 @@ def test_a_foreign_file_is_one_line(tmp_path, content, capsys):
     assert "not a notebook" in capsys.readouterr().err
 
 
+def test_a_notebook_with_none_of_the_answers_is_one_line(work, capsys):
+    foreign = work({"cells": [{"cell_type": "code", "source": "x = 1", "metadata": {}}]})
+    assert main(["check", str(foreign), "--labs", str(LABS)]) == 2
+    said = capsys.readouterr()
+    assert "is no copy of lab01_pages: it defines none of pages_needed, " in said.err
+    assert said.err.count("\n") == 1 and not said.out
+
+
+def test_a_report_in_another_script_reaches_the_notebook(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")  # as on a system whose own encoding is not UTF-8
+    from vlib.grading import check
+
+    check("页")
+    assert "there is no notebook '页'" in capsys.readouterr().out
+
+
 def test_what_a_student_runs_needs_nothing_of_linux(work):
     """A stand-in for Windows: the modules and functions that it lacks are gone."""
     program = (

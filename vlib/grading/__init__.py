@@ -6,8 +6,12 @@ def check(lab: str, seed: int = 0):
 
     `lab` is a name such as "lab08" or a path. Checked is the file as it was last saved, in a process of its own.
     """
+    import os
     import subprocess
     import sys
 
+    # UTF-8 on both sides of the pipe: the report shows what the student's code gives, in any script.
     command = [sys.executable, "-m", "vlib.grading.cli", "check", str(lab), "--seed", str(seed)]
-    print(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout, end="")
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=env)
+    print(run.stdout, end="")

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from .compare import Marker, Outcome, assemble, run
-from .extract import extract
+from .extract import answer_names, extract
 from .kernel import start_process
 from .notebook import Lab, LabError, course_labs, find_lab, read_judges, read_lab, read_notebook, read_solution
 from .reference import own_outputs, references
@@ -27,14 +27,19 @@ def find_copy(name: str) -> Path:
 def report(path: Path, seed: int = 0, labs: Path | None = None, solutions: Path | None = None):
     """Yield the lines of the report on the notebook at `path`."""
     began = time.monotonic()
-    saved = time.strftime("%H:%M:%S", time.localtime(path.stat().st_mtime))
-    yield f"{path}, as saved at {saved} (what changed since then does not count: save, then check again)"
     labs = labs or course_labs()
     lab = read_lab(find_lab(path.name, labs))
     try:
+        saved = time.strftime("%H:%M:%S", time.localtime(path.stat().st_mtime))
         answers = extract(lab, read_notebook(path.read_bytes()))
     except OSError as e:
         raise LabError(f"cannot read {path}: {e.strerror}") from None
+    except LabError as e:
+        raise LabError(f"{path} is {e}") from None
+    if all(answer.problem.endswith("is not defined") for answer in answers.values()):
+        names = ", ".join(name for task in answers for name in answer_names(lab, task))
+        raise LabError(f"{path} is no copy of {lab.stem}: it defines none of {names}")
+    yield f"{path}, as saved at {saved} (what changed since then does not count: save, then check again)"
     marker = Marker(start_process, seed, read_judges(lab, labs))
     if seed == 0:
         expected = own_outputs(lab)
