@@ -36,7 +36,7 @@ serve: book  ## serve the site on this machine only: make serve PORT=8000
 
 lab: $(VENV)/.course  ## open the labs in JupyterLab, in your own copies in work/
 	$(BIN)/vlib lab work
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --ServerApp.preferred_dir=work
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --FileContentsManager.preferred_dir=work
 
 test: $(VENV)/.tests book  ## check the style and run every test
 	$(BIN)/ruff check .
